@@ -1,0 +1,245 @@
+"""The command line: `iris train | segment | evaluate | app`."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from iris_core import __version__
+from iris_core.case import InputError
+
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train on nnU-Net raw datasets; leaves a weights folder that segment, evaluate and app take."""
+
+    datasets: tuple[str, ...]
+    """Ids or names of raw datasets, for example 4 Dataset101_SunnybrookLV."""
+    output: Path
+    """Folder of the run: weights, log.csv, TensorBoard, state, splits and cache."""
+    preset: Literal["small", "base", "tiny"] = "small"
+    iterations: int | None = None
+    """Length of the run, and of the learning rate's decay. Default 80000, or what --minutes allows."""
+    minutes: float | None = None
+    """Time box: learning rate and end follow the clock instead."""
+    batch: int = 2
+    """Episodes an iteration."""
+    learning_rate: float = 4e-3
+    seed: int = 0
+    workers: int = 1
+    """Processes that make episodes."""
+    validate_every: int = 1000
+    """Iterations between one-shot Dice on validation patients."""
+    save_every: int = 200
+    """Iterations between saved states."""
+    resume: bool = False
+    """Go on with the run in --output."""
+    start_from: str | None = None
+    """Weights (name or folder) to begin with instead of random ones."""
+    device: str = "auto"
+    raw_data: Path | None = None
+    """Folder of raw datasets; default the environment's nnUNet_raw."""
+    channel: int = 0
+    """Image channel of datasets that have several."""
+    splits: Path | None = None
+    """Folder with <dataset>/splits_final.json to use or to write; default nnUNet_preprocessed, else the run's."""
+    cache: Path | None = None
+    """Training cache to use or to make; default OUTPUT/cache."""
+
+    def run(self) -> int:
+        from tqdm import tqdm
+
+        from app.service import pick_device
+        from iris_core.model.iris import PRESETS
+        from iris_core.training.loop import TrainConfig, train
+        from nnunet_adapters.raw import build_cache, open_dataset, splits_folder
+        from weights import find_weights
+
+        cache = self.cache or self.output / "cache"
+        config = TrainConfig(
+            iterations=self.iterations or 80_000,
+            minutes=self.minutes,
+            batch=self.batch,
+            learning_rate=self.learning_rate,
+            seed=self.seed,
+            workers=self.workers,
+            validate_every=self.validate_every,
+            save_every=self.save_every,
+        )
+        datasets = [open_dataset(d, self.raw_data, self.channel) for d in self.datasets]
+        build_cache(datasets, splits_folder(self.splits, self.output), cache, lambda w: tqdm(w, "cache", unit="case"))
+        start = find_weights(self.start_from) if self.start_from else None
+        train(cache, self.output, PRESETS[self.preset], config, pick_device(self.device), self.resume, start)
+        print(f"weights: {self.output}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Segment queries like one reference. Each result lies on its query's own grid and is named after it."""
+
+    reference: Path
+    """Reference scan (.nii, .nii.gz, .nrrd, .mha, .mhd, or a folder of DICOM files)."""
+    mask: Path
+    """Its mask: whole numbers, 0 is background, on the reference's grid."""
+    query: tuple[Path, ...]
+    """Scans, or folders of scans."""
+    output: Path
+    """Folder for the masks and run.json."""
+    weights: str = "iris-small"
+    """Name of released weights or a checkpoint folder."""
+    grid: Literal["auto", "paper"] = "auto"
+    """Working spacing: chosen from the reference, or the paper's 1.5 mm."""
+    intensity: Literal["auto", "ct", "percentile"] = "auto"
+    """Normalisation: ct for Hounsfield units, percentile for everything else; auto looks at the reference."""
+    names: tuple[str, ...] = ()
+    """Class names as value=name, for example 1=liver 2=spleen."""
+    continue_: Annotated[bool, tyro.conf.arg(name="continue")] = False
+    """Leave results that exist already."""
+    device: str = "auto"
+
+    def run(self) -> int:
+        from app.service import Service
+        from nnunet_adapters.folder import expand_queries, segment_queries
+        from nnunet_adapters.images import read_reference
+
+        service = Service(self.weights, self.device)
+        reference = read_reference(self.reference, self.mask, parse_names(self.names))
+        queries = expand_queries(self.query)
+        embedding = service.encode(reference, self.grid, None if self.intensity == "auto" else self.intensity)
+        report = {
+            "command": ["iris", *sys.argv[1:]],
+            "version": __version__,
+            "weights": self.weights,
+            "weights_sha256": service.checkpoint.sha256,
+            "reference": str(self.reference),
+            "mask": str(self.mask),
+            "classes": dict(zip(map(str, embedding.values), embedding.names, strict=True)),
+            "spacing_mm": embedding.spacing_mm,
+            "intensity": embedding.scheme,
+        }
+        print(f"{len(embedding.values)} classes at {embedding.spacing_mm:.2f} mm, intensities as {embedding.scheme}")
+        return segment_queries(service.segment, embedding, queries, self.output, self.continue_, report)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """One-shot Dice on an nnU-Net raw dataset, on whole volumes in their own grids."""
+
+    dataset: str
+    """Id or name."""
+    output: Path | None = None
+    """Where the JSON report goes."""
+    weights: str = "iris-small"
+    split: Literal["val", "train", "all"] = "val"
+    """Cases used as queries. The references come from the training cases of other patients, or from all if none."""
+    draws: int = 5
+    """References a query."""
+    seed: int = 0
+    grid: Literal["auto", "paper"] = "auto"
+    device: str = "auto"
+    raw_data: Path | None = None
+    channel: int = 0
+    splits: Path | None = None
+    """Folder with <dataset>/splits_final.json, for datasets that the weights have not seen."""
+
+    def run(self) -> int:
+        from tqdm import tqdm
+
+        from app.service import Service
+        from iris_core.checkpoint import write_json
+        from iris_core.evaluation.protocol import draw_pairs, evaluate_one_shot, summarise
+        from nnunet_adapters.raw import evaluation_split, open_dataset
+
+        service = Service(self.weights, self.device)
+        dataset = open_dataset(self.dataset, self.raw_data, self.channel)
+        seen = service.checkpoint.training.get("datasets", {}).get(dataset.name)
+        train, val = evaluation_split(dataset, seen, self.splits)
+        queries = {"val": val, "train": train, "all": sorted(dataset.files)}[self.split]
+        pool = sorted(dataset.files) if self.split == "all" else train
+        pairs = draw_pairs(dataset.patients, queries, pool, self.draws, self.seed)
+        if not pairs:
+            raise InputError(
+                f"{dataset.name}: split {self.split!r} holds {len(queries)} queries and no reference of another patient;"
+                " try --split all"
+            )
+        scores = []
+        bar = tqdm(
+            evaluate_one_shot(service.checkpoint.model, dataset.case, pairs, dataset.scheme, self.grid),
+            total=len(pairs),
+            unit="query",
+        )
+        for score in bar:
+            scores.append(score)
+            bar.set_postfix_str(f"mean Dice {summarise(scores)['mean_dice']:.3f}")
+        report = {
+            "command": ["iris", *sys.argv[1:]],
+            "version": __version__,
+            "weights": self.weights,
+            "weights_sha256": service.checkpoint.sha256,
+            "dataset": dataset.name,
+            "seen": "dataset in training, these patients not" if seen and self.split == "val" else ("in training" if seen else "unseen"),
+            "split": self.split,
+            **summarise(scores),
+            "seconds_per_query": sum(s.seconds for s in scores) / len(scores),
+            "per_case": [vars(s) for s in scores],
+        }
+        for name, values in report["per_class"].items():
+            print(f"{name:30s} Dice {values['dice_mean']:.3f} ± {values['dice_std']:.3f} (n={values['n']})")
+        print(f"{'mean':30s} Dice {report['mean_dice']:.3f}, {report['seconds_per_query']:.2f} s a query, {report['seen']}")
+        if self.output:
+            write_json(self.output, report)
+        return 0
+
+
+@dataclass(frozen=True)
+class App:
+    """Open the page: show one scan with its mask, segment the rest, look at it in 3D."""
+
+    weights: str = "iris-small"
+    device: str = "auto"
+    host: str = "127.0.0.1"
+    port: int = 7860
+    sample: bool = False
+    """Open with a sample already segmented."""
+    open_browser: bool = True
+
+    def run(self) -> int:
+        from app.ui import launch
+
+        launch(self.weights, self.device, self.host, self.port, self.sample, self.open_browser)
+        return 0
+
+
+COMMANDS = {"train": Train, "segment": Segment, "evaluate": Evaluate, "app": App}
+
+
+def parse_names(pairs: tuple[str, ...]) -> dict[int, str]:
+    """('1=liver', …) → {1: 'liver'}."""
+    names = {}
+    for pair in pairs:
+        value, _, name = pair.partition("=")
+        if not name or not value.lstrip("-").isdigit():
+            raise InputError(f"--names must be value=name, got {pair!r}")
+        names[int(value)] = name
+    return names
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit codes: 0 done; 1 some queries failed; 2 bad input; 130 interrupted."""
+    command = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="iris", args=arguments)
+    try:
+        return command.run()
+    except InputError as error:
+        print(f"iris: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as error:
+        print(f"iris: {error or 'interrupted'}", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,41 @@
+"""The model, loaded once. The only file of the page that calls iris_core's model."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from iris_core import checkpoint, inference
+from iris_core.case import Case, InputError
+from iris_core.embeddings import TaskEmbedding
+from iris_core.strategies import STRATEGIES
+from weights import find_weights
+
+
+def pick_device(name: str) -> torch.device:
+    """'auto' is a CUDA device if there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device must be auto, cpu or a device of this machine, got {name!r} ({error})") from error
+    return device
+
+
+class Service:
+    """One checkpoint on one device."""
+
+    def __init__(self, weights: str = "iris-small", device: str = "auto") -> None:
+        self.checkpoint = checkpoint.load(find_weights(weights), pick_device(device))
+
+    def encode(
+        self, reference: Case, grid: str = "auto", scheme: str | None = None, strategy: str = "one_shot"
+    ) -> TaskEmbedding:
+        return STRATEGIES[strategy](self.checkpoint.model, reference, grid, scheme)
+
+    def segment(
+        self, embedding: TaskEmbedding, query: Case, progress: Callable[[int, int], None] = lambda done, of: None
+    ) -> np.ndarray:
+        return inference.segment(self.checkpoint.model, embedding, query, progress)

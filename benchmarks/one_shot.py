@@ -1,0 +1,69 @@
+"""Seconds and peak memory of one reference and ten 128³ queries, K = 1 and K = 15, per preset; random weights.
+
+    python benchmarks/one_shot.py [--presets small base] [--queries 10]
+
+Every figure is of one fresh process. Paper (A100, K = 15): 2.0 s and 7.4 GB.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+
+
+def measure(preset: str, k: int, queries: int) -> dict[str, float]:
+    import numpy as np
+    import torch
+
+    from iris_core.case import Case, plain_classes
+    from iris_core.inference import segment
+    from iris_core.model.iris import PRESETS, Iris
+    from iris_core.strategies import one_shot
+
+    torch.manual_seed(0)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = Iris(PRESETS[preset]).to(device, memory_format=torch.channels_last_3d).eval()
+    rng = np.random.default_rng(0)
+    labels = np.zeros((128, 128, 128), np.int32)
+    for value in range(1, k + 1):  # k slabs: present everywhere, of the same size
+        labels[8:120, 8:120, 8 + (value - 1) * 112 // k : 8 + value * 112 // k] = value
+    scans = [Case(rng.normal(size=labels.shape).astype(np.float32), np.diag([1.5, 1.5, 1.5, 1])) for _ in range(queries)]
+    reference = Case(scans[0].image, scans[0].affine, labels, plain_classes(labels))
+    loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    segment(model, one_shot(model, reference, "paper"), scans[0])  # warm-up
+    started = time.perf_counter()
+    embedding = one_shot(model, reference, "paper")
+    encoded = time.perf_counter()
+    for scan in scans:
+        segment(model, embedding, scan)
+    ended = time.perf_counter()
+    peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else (
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - loaded
+    ) / 2**20
+    return {"encode": encoded - started, "query": (ended - encoded) / queries, "total": ended - started, "gib": peak}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--presets", nargs="+", default=["small"])
+    parser.add_argument("--queries", type=int, default=10)
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(measure(arguments.one[0], int(arguments.one[1]), arguments.queries)))
+        return
+    print("preset   K   encode s   s/query   total s   peak GiB above the loaded model")
+    for preset in arguments.presets:
+        rows = {}
+        for k in (1, 15):
+            command = [sys.executable, __file__, "--queries", str(arguments.queries), "--one", preset, str(k)]
+            rows[k] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            r = rows[k]
+            print(f"{preset:6} {k:3} {r['encode']:10.2f} {r['query']:9.2f} {r['total']:9.2f} {r['gib']:10.2f}")
+        print(f"{preset:6} K = 15 / K = 1: {rows[15]['total'] / rows[1]['total']:.2f} × the time")
+
+
+if __name__ == "__main__":
+    main()

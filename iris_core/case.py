@@ -1,0 +1,82 @@
+"""A scan in memory, and the errors that bad input raises."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+class InputError(ValueError):
+    """Input from a user that cannot be used. The message names it, says what was found and what to do."""
+
+
+@dataclass(frozen=True)
+class LabelClass:
+    """One structure of a label map: the voxels whose value is among ``members``. It is written as ``value``.
+
+    A plain class has one member, its value. A region (nnU-Net) has several, and regions may overlap.
+    """
+
+    name: str
+    value: int
+    members: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "members", tuple(self.members))  # JSON has lists
+
+    def mask(self, labels: np.ndarray) -> np.ndarray:
+        return labels == self.members[0] if len(self.members) == 1 else np.isin(labels, self.members)
+
+
+def plain_classes(labels: np.ndarray, names: dict[int, str] | None = None) -> tuple[LabelClass, ...]:
+    """One class a value that occurs in a label map, in rising order, background 0 left out."""
+    values = [int(v) for v in np.unique(labels) if v != 0]
+    return tuple(LabelClass((names or {}).get(v, f"class {v}"), v, (v,)) for v in values)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One volume on its own grid, with or without labels.
+
+    image: (x, y, z) float32, in the file's own axis order.
+    affine: 4×4, voxel index to RAS+ millimetres.
+    labels: (x, y, z) integers on the image's grid, 0 is background; or None.
+    classes: the structures of the labels; some may be absent from this case.
+    ignore: a label value that says nothing (nnU-Net's ignore label), or None.
+    name: how messages and outputs call this case.
+    """
+
+    image: np.ndarray
+    affine: np.ndarray
+    labels: np.ndarray | None = None
+    classes: tuple[LabelClass, ...] = ()
+    ignore: int | None = None
+    name: str = "case"
+
+    def __post_init__(self) -> None:
+        if self.image.ndim != 3:
+            raise InputError(f"{self.name}: an image must have 3 dimensions, got {self.image.ndim}")
+        if not np.isfinite(self.image).all():
+            raise InputError(
+                f"{self.name}: the image holds NaN or infinite values; replace them (for example by 0) first"
+            )
+        if np.shape(self.affine) != (4, 4) or not np.isfinite(self.affine).all():
+            raise InputError(f"{self.name}: the affine must be a finite 4×4 matrix, got\n{self.affine}")
+        if (self.spacing_mm <= 0).any() or abs(np.linalg.det(self.affine[:3, :3])) < 1e-9:
+            raise InputError(
+                f"{self.name}: every voxel size must be positive, got {self.spacing_mm.tolist()} mm"
+                " (or axes that are not independent); correct the header"
+            )
+        if self.labels is not None and self.labels.shape != self.image.shape:
+            raise InputError(
+                f"{self.name}: the labels must lie on the image's grid {self.image.shape}, got {self.labels.shape}"
+            )
+
+    @property
+    def spacing_mm(self) -> np.ndarray:
+        """Voxel size in mm along each axis of the array."""
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+    def present(self) -> tuple[LabelClass, ...]:
+        """The classes that occur in this case's labels."""
+        values = set() if self.labels is None else {int(v) for v in np.unique(self.labels)}
+        return tuple(c for c in self.classes if values.intersection(c.members))

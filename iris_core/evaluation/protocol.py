@@ -1,0 +1,78 @@
+"""One-shot evaluation: each validation case is the query, with random references of other patients."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from iris_core.case import Case
+from iris_core.evaluation.metrics import dice
+from iris_core.inference import segment
+from iris_core.model.iris import Iris
+from iris_core.strategies.one_shot import one_shot
+
+
+@dataclass(frozen=True)
+class Score:
+    """One query with one reference. dice: class name → Dice, NaN where neither mask has the class."""
+
+    query: str
+    reference: str
+    dice: dict[str, float]
+    seconds: float
+
+
+def draw_pairs(cases: dict[str, str], queries: list[str], pool: list[str], draws: int, seed: int) -> list[tuple[str, str]]:
+    """(reference, query): ``draws`` references a query, of other patients, without repetition while they last.
+
+    cases: case → patient. A query whose pool holds no other patient is left out.
+    """
+    rng = np.random.default_rng(seed)
+    pairs = []
+    for query in queries:
+        others = [case for case in pool if cases[case] != cases[query]]
+        while others and len(others) < draws:
+            others = others * 2
+        if others:
+            pairs += [(str(reference), query) for reference in rng.permutation(others)[:draws]]
+    return pairs
+
+
+def evaluate_one_shot(
+    model: Iris, read: Callable[[str], Case], pairs: list[tuple[str, str]], scheme: str | None = None, grid: str = "auto"
+) -> Iterator[Score]:
+    """Scores in the order of ``pairs``. seconds: decoding the query, its encoding included, the reference's not."""
+    for reference, query in pairs:
+        shown, asked = read(reference), read(query)
+        embedding = one_shot(model, shown, grid, scheme)
+        started = time.perf_counter()
+        predicted = segment(model, embedding, asked)
+        seconds = time.perf_counter() - started
+        valid = None if asked.ignore is None else asked.labels != asked.ignore
+        values = {c.name: c for c in shown.present()}
+        yield Score(
+            query, reference, {n: dice(_written(c, shown, predicted), c.mask(asked.labels), valid) for n, c in values.items()}, seconds
+        )
+
+
+def _written(wanted, case: Case, predicted: np.ndarray) -> np.ndarray:
+    """Where the label map shows a class: its value, or for a region the values of all classes inside it."""
+    inside = [c.value for c in case.classes if set(c.members) <= set(wanted.members)]
+    return np.isin(predicted, inside)
+
+
+def summarise(scores: list[Score]) -> dict:
+    """mean_dice (the mean over classes) and per_class: mean, standard deviation and number of values."""
+    names = sorted({name for score in scores for name in score.dice})
+    per_class = {}
+    for name in names:
+        values = np.array([s.dice[name] for s in scores if not np.isnan(s.dice.get(name, np.nan))])
+        if len(values):
+            per_class[name] = {
+                "dice_mean": float(values.mean()),
+                "dice_std": float(values.std()),
+                "n": len(values),
+            }
+    means = [c["dice_mean"] for c in per_class.values()]
+    return {"mean_dice": float(np.mean(means)) if means else float("nan"), "per_class": per_class}

@@ -1,0 +1,216 @@
+"""The working grid: orientation, resampling, windows. Each step knows its inverse.
+
+Everything here is separable: one small matrix per axis does cropping, resampling and padding at once,
+so no step allocates more than its output and every step can be read as an equation.
+"""
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from iris_core.case import Case, InputError
+
+SURROUNDINGS = 3.0  # window edge / structure's extent. Ours: 2 loses context, 4 loses detail (weights/TRAINING.md)
+VOXELS_ACROSS = 5.0  # voxels across the typical thickness of a structure. Ours
+MAX_WORKING_VOXELS = 2**30
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """Axis permutation and flips that bring an array closest to RAS+."""
+
+    axes: tuple[int, int, int]
+    flips: tuple[bool, bool, bool]  # per output axis
+
+    @classmethod
+    def of(cls, affine: np.ndarray) -> "Orientation":
+        directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+        axes = max(
+            itertools.permutations(range(3)),
+            key=lambda p: sum(abs(directions[world, voxel]) for world, voxel in enumerate(p)),
+        )
+        return cls(axes, tuple(bool(directions[world, voxel] < 0) for world, voxel in enumerate(axes)))
+
+    def apply(self, array: np.ndarray) -> np.ndarray:
+        """File order (x, y, z) → RAS+ order (a view)."""
+        array = np.transpose(array, self.axes)
+        return array[tuple(slice(None, None, -1) if flip else slice(None) for flip in self.flips)]
+
+    def invert(self, array: np.ndarray) -> np.ndarray:
+        """RAS+ order → file order (a view)."""
+        array = array[tuple(slice(None, None, -1) if flip else slice(None) for flip in self.flips)]
+        return np.transpose(array, np.argsort(self.axes))
+
+
+def axis_matrix(n_in: int, positions: np.ndarray, width: float = 1.0, outside: str = "edge") -> Tensor:
+    """Linear interpolation of ``n_in`` samples at ``positions`` (in samples) as a matrix (len(positions), n_in).
+
+    width > 1 widens the triangle filter, so that downsampling averages instead of skipping.
+    outside: 'edge' repeats the border; 'zero' makes rows beyond the border (by more than half a sample) zero.
+    """
+    clamped = np.clip(positions, 0, n_in - 1)
+    weights = np.clip(1 - np.abs(clamped[:, None] - np.arange(n_in)[None]) / max(width, 1.0), 0, None)
+    weights /= weights.sum(1, keepdims=True)
+    if outside == "zero":
+        weights[(positions < -0.5) | (positions > n_in - 0.5)] = 0
+    return torch.from_numpy(weights.astype(np.float32))
+
+
+def apply_matrices(volume: Tensor, matrices: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Apply one matrix per spatial axis to (..., x, y, z)."""
+    for axis, matrix in zip((-3, -2, -1), matrices, strict=True):
+        used = matrix.any(0).nonzero().flatten()  # a window needs only a part of the volume
+        low, high = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
+        part = volume.narrow(axis, low, high - low)
+        volume = torch.tensordot(part, matrix[:, low:high].to(volume), dims=([axis], [1])).movedim(-1, axis)
+    return volume
+
+
+@dataclass(frozen=True)
+class WorkingGrid:
+    """An isotropic grid over the field of view of one RAS+ volume, both centred on the same point.
+
+    shape, spacing_mm: of the volume, in RAS+ order. working_mm: the grid's voxel size, one number.
+    """
+
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    working_mm: float
+
+    def __post_init__(self) -> None:
+        if np.prod([float(n) for n in self.working_shape]) > MAX_WORKING_VOXELS:
+            raise InputError(
+                f"a field of view of {[round(n * s) for n, s in zip(self.shape, self.spacing_mm, strict=True)]} mm"
+                f" needs {self.working_shape} voxels at the task's spacing of {self.working_mm:.2f} mm,"
+                f" more than {MAX_WORKING_VOXELS}; crop the scan around the structures"
+            )
+
+    @property
+    def working_shape(self) -> tuple[int, int, int]:
+        return tuple(
+            max(1, round(n * s / self.working_mm)) for n, s in zip(self.shape, self.spacing_mm, strict=True)
+        )
+
+    def positions(self, axis: int, working: np.ndarray) -> np.ndarray:
+        """Working-grid index → index in the volume, along one axis."""
+        step = self.working_mm / self.spacing_mm[axis]
+        return (working + 0.5 - self.working_shape[axis] / 2) * step + self.shape[axis] / 2 - 0.5
+
+    def window_matrices(self, start: tuple[float, ...], shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        """Matrices that cut the window ``start`` (working-grid index) + ``shape`` from the volume; zeros outside."""
+        return tuple(
+            axis_matrix(
+                self.shape[axis],
+                self.positions(axis, start[axis] + np.arange(shape[axis])),
+                self.working_mm / self.spacing_mm[axis],
+                "zero",
+            )
+            for axis in range(3)
+        )
+
+    def to_working(self, volume: Tensor) -> Tensor:
+        """(..., x, y, z) of the volume → (..., *working_shape)."""
+        return apply_matrices(volume, self.window_matrices((0, 0, 0), self.working_shape))
+
+    def back_matrices(self, n_samples: tuple[int, ...], stride: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+        """Matrices from samples that each cover ``stride`` working voxels back to the volume's own grid."""
+        matrices = []
+        for axis in range(3):
+            step = self.spacing_mm[axis] / self.working_mm
+            working = (np.arange(self.shape[axis]) + 0.5 - self.shape[axis] / 2) * step
+            working += self.working_shape[axis] / 2 - 0.5
+            positions = (working + 0.5) / stride - 0.5
+            matrices.append(axis_matrix(n_samples[axis], positions, step / stride))
+        return tuple(matrices)
+
+    def box(self, start: tuple[float, ...], shape: tuple[int, ...]) -> Tensor:
+        """Lower and upper corner of a window, (2, 3), where the field of view spans [-1, 1]."""
+        start, size = np.asarray(start, float), np.asarray(self.working_shape, float)
+        corners = np.stack([start, start + np.asarray(shape)]) / size * 2 - 1
+        return torch.from_numpy(corners.astype(np.float32))
+
+
+def labels_back(
+    grid: WorkingGrid, scores: Tensor, values: tuple[int, ...], stride: int = 1, overlapping: bool = False
+) -> np.ndarray:
+    """Scores (K, *samples), positive where a class is present → labels on the volume's grid.
+
+    The class with the highest positive score wins, else background; ``overlapping`` classes (regions) are painted
+    one over the other in their order instead, as nnU-Net does. Works slab by slab along the first axis, so K float
+    volumes at the volume's own resolution never exist at once. Returns int32 (x, y, z) in RAS+ order.
+    """
+    along_x, along_y, along_z = grid.back_matrices(scores.shape[1:], stride)
+    lookup = torch.tensor([0, *values], dtype=torch.int32)
+    labels = torch.empty(grid.shape, dtype=torch.int32)
+    slab = max(1, 2**24 // max(1, len(values) * grid.shape[1] * grid.shape[2]))
+    for first in range(0, grid.shape[0], slab):
+        part = apply_matrices(scores, (along_x[first : first + slab], along_y, along_z))
+        if overlapping:
+            rank = torch.arange(1, len(values) + 1)[:, None, None, None]
+            winner = ((part > 0) * rank).amax(0)
+        else:
+            best, index = part.max(0)
+            winner = torch.where(best > 0, index + 1, 0)
+        labels[first : first + slab] = lookup[winner]
+    return labels.numpy()
+
+
+def oriented(case: Case, array: np.ndarray) -> tuple[np.ndarray, tuple[float, ...]]:
+    """An array of the case in RAS+ order, and the voxel size in mm along its axes."""
+    orientation = Orientation.of(case.affine)
+    return orientation.apply(array), tuple(float(s) for s in case.spacing_mm[list(orientation.axes)])
+
+
+def extent(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First and last index + 1 of a non-empty mask along each axis."""
+    ranges = [np.flatnonzero(mask.any(tuple(a for a in range(mask.ndim) if a != axis))) for axis in range(mask.ndim)]
+    return np.array([r[0] for r in ranges]), np.array([r[-1] + 1 for r in ranges])
+
+
+def choose_spacing(masks: Iterable[np.ndarray], spacing_mm: tuple[float, ...], window: int) -> float:
+    """The working spacing in mm of a task, from its reference (`--grid auto`; ours, the paper has 1.5 mm).
+
+    masks: one non-empty boolean volume a class. The structures with their surroundings (SURROUNDINGS × their
+    extent, or the whole field of view if that is less) fill a window of ``window`` voxels; but VOXELS_ACROSS voxels
+    lie across a structure of typical thickness (2 × volume / surface, median over classes), and never finer than
+    the scan's finest axis.
+    """
+    spacing = np.asarray(spacing_mm)
+    firsts, lasts, thickness = [], [], []
+    for mask in masks:
+        first, last = extent(mask)
+        firsts.append(first)
+        lasts.append(last)
+        thickness.append(_thickness_mm(mask[tuple(slice(a, b) for a, b in zip(first, last, strict=True))], spacing))
+    span = (np.max(lasts, 0) - np.min(firsts, 0)) * spacing
+    fill = np.minimum(span * SURROUNDINGS, np.asarray(mask.shape) * spacing).max() / window
+    return float(max(min(fill, np.median(thickness) / VOXELS_ACROSS), spacing.min()))
+
+
+def _thickness_mm(mask: np.ndarray, spacing: np.ndarray) -> float:
+    padded = np.pad(mask, 1).astype(np.int8)
+    faces = [np.abs(np.diff(padded, axis=a)).sum() * spacing.prod() / spacing[a] for a in range(3)]
+    surface = sum(faces) / 1.5  # voxel faces overstate a smooth surface by 3/2 on average
+    return 2 * mask.sum() * spacing.prod() / surface
+
+
+def window_shape(working_shape: tuple[int, ...], window: int, multiple: int) -> tuple[int, int, int]:
+    """The smallest shape that holds the volume, in multiples the network takes, at most ``window`` along an axis."""
+    return tuple(min(window, -(-n // multiple) * multiple) for n in working_shape)
+
+
+def window_starts(length: int, window: int, overlap: float = 0.5, multiple: int = 1) -> list[int]:
+    """First indices of windows that cover ``length`` with at least ``overlap``, multiples of ``multiple``.
+
+    A volume shorter than the window gets one window, centred on it (a negative start).
+    """
+    if length <= window:
+        return [-((window - length) // 2 // multiple) * multiple]
+    step = max(multiple, int(window * (1 - overlap)) // multiple * multiple)
+    last = -(-(length - window) // multiple) * multiple
+    count = -(-last // step) + 1
+    return sorted({round(i * last / (count - 1) / multiple) * multiple for i in range(count)})

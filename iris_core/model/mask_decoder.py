@@ -1,0 +1,153 @@
+"""Part 3: query features and T → all K masks in one pass (paper, section 3.3)."""
+
+import torch
+import torch.nn.functional as F
+from einops import einsum, rearrange, repeat
+from torch import Tensor, nn
+
+from iris_core.model.blocks import MLP, Attention, coordinates, exact, fourier
+from iris_core.model.task_encoder import Task
+
+
+class TwoWayAttention(nn.Module):
+    """F', T' = CrossAttn(F, T) in both directions. Tokens of all classes exchange; no class has a fixed place."""
+
+    def __init__(self, width: int, token_width: int, tokens: int, layers: int, heads: int) -> None:
+        super().__init__()
+        self.token_in = nn.Linear(token_width, width)
+        self.token_kind = nn.Parameter(torch.randn(tokens, width) * 0.02)  # which of the m + 1, not which class
+        self.position = nn.Linear(24, width)
+        self.layers = nn.ModuleList(
+            nn.ModuleList(
+                [
+                    Attention(width, width, heads),
+                    Attention(width, width, heads),
+                    MLP(width),
+                    Attention(width, width, heads),
+                ]
+            )
+            for _ in range(layers)
+        )
+
+    def forward(self, bottleneck: Tensor, tokens: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
+        """bottleneck (b, C, d, h, w), tokens (b, K, m + 1, T) → the same shapes, tokens at width C."""
+        _, _, x, y, z = bottleneck.shape
+        k = tokens.shape[1]
+        place = self.position(fourier(rearrange(coordinates(box, (x, y, z)), "b c x y z -> b (x y z) c")))
+        f = rearrange(bottleneck, "b c x y z -> b (x y z) c") + place
+        t = rearrange(self.token_in(tokens) + self.token_kind, "b k m c -> b (k m) c")
+        for exchange, read, think, write in self.layers:
+            t = exchange(t, t)
+            t = think(read(t, f))
+            f = write(f, t)
+        f = rearrange(f - place, "b (x y z) c -> b c x y z", x=x, y=y, z=z)
+        return f, rearrange(t, "b (k m) c -> b k m c", k=k)
+
+
+class ClassHead(nn.Module):
+    """Evidence maps of one class and shared features → its logit: one narrow residual block, the same for all."""
+
+    def __init__(self, maps: int, features: int, width: int = 16) -> None:
+        super().__init__()
+        self.from_features = nn.Conv3d(features, width, 3, 1, 1)  # computed once for all classes
+        self.from_maps = nn.Conv3d(maps, width, 3, 1, 1, bias=False)
+        self.conv1 = nn.Conv3d(width, width, 3, 1, 1)
+        self.conv2 = nn.Conv3d(width, width, 3, 1, 1)
+        self.out = nn.Conv3d(width, 1, 1)
+
+    def forward(self, maps: Tensor, features: Tensor) -> Tensor:
+        """maps (b, K, n, x, y, z), features (b, C, x, y, z) → (b, K, x, y, z)."""
+        b, k = maps.shape[:2]
+        per_class = rearrange(maps, "b k n x y z -> (b k) n x y z").contiguous(memory_format=torch.channels_last_3d)
+        x = self.from_maps(per_class) + self.from_features(features).repeat_interleave(k, 0)
+        x = F.leaky_relu(x, 0.01)
+        x = x + self.conv2(F.leaky_relu(self.conv1(x), 0.01))
+        return rearrange(self.out(F.leaky_relu(x, 0.01)), "(b k) 1 x y z -> b k x y z", b=b)
+
+
+class Evidence(nn.Module):
+    """Maps that compare a query with T directly: prototype similarity, location prior, spatial memory."""
+
+    def __init__(self, prototype_levels: int, location_prior: bool, memory: bool) -> None:
+        super().__init__()
+        self.n_maps = 2 * prototype_levels + int(location_prior) + 2 * int(memory)
+        self.prototype_scale = nn.Parameter(torch.full((prototype_levels,), 4.0))
+        self.location_slack = nn.Parameter(torch.tensor(-3.0)) if location_prior else None
+        self.sharpness = nn.Parameter(torch.tensor([10.0, 30.0])) if memory else None
+
+    def forward(self, task: Task, matching: list[Tensor], keys: Tensor | None, coarse: tuple, shape: tuple, box: Tensor):
+        """(b, K, n_maps, *shape). matching: projected query features; keys: of the query, on the ``coarse`` grid."""
+        maps = [self.similarity(task, level, i, shape) for i, level in enumerate(matching)]
+        if self.location_slack is not None:
+            maps.append(self.location(task, shape, box)[:, :, None])
+        if self.sharpness is not None:
+            maps.append(self.propagate(task, keys, coarse, shape))
+        return torch.cat(maps, 2)
+
+    def similarity(self, task: Task, level: Tensor, i: int, shape: tuple) -> Tensor:
+        unit = F.normalize(level.float(), dim=1)
+        cosine = einsum(task.prototypes[:, :, i], unit, "b k two c, b c x y z -> b k two x y z")
+        cosine = cosine * self.prototype_scale[i]
+        flat = rearrange(cosine, "b k two x y z -> b (k two) x y z")
+        return rearrange(resize(flat, shape), "b (k two) x y z -> b k two x y z", two=2)
+
+    @exact
+    def location(self, task: Task, shape: tuple, box: Tensor) -> Tensor:
+        """Gaussian log-density of the class's place in the field of view, clipped to [-1, 1]; 0 where T has none."""
+        one, mean, second = task.location[..., :1], task.location[..., 1:4], task.location[..., 4:]
+        second = second[..., [0, 1, 2, 1, 3, 4, 2, 4, 5]].unflatten(-1, (3, 3))
+        eye = torch.eye(3, device=mean.device)
+        covariance = second - mean[..., :, None] * mean[..., None, :] + F.softplus(self.location_slack) * eye
+        x = rearrange(coordinates(box, shape), "b c x y z -> b 1 c (x y z)") - mean[..., None]
+        distance = einsum(x, torch.linalg.inv(covariance), x, "b k i n, b k i j, b k j n -> b k n")
+        density = (4 - distance / 2).clamp(-4, 4) / 4
+        return rearrange(density * one, "b k (x y z) -> b k x y z", x=shape[0], y=shape[1])
+
+    def propagate(self, task: Task, keys: Tensor, coarse: tuple, shape: tuple) -> Tensor:
+        """Label propagation in feature space: soft and sharp attention of query positions to reference positions."""
+        b, k = task.memory_masks.shape[:2]
+        if task.memory_keys.shape[1] == 0:
+            return keys.new_zeros(b, k, 2, *shape)
+        similarity = einsum(keys, task.memory_keys, "b q c, b n c -> b q n")
+        outside = task.memory_masks[:, :1] < 0
+        similarity = similarity.masked_fill(outside, -4.0)
+        masks = task.memory_masks.clamp_min(0)
+        flat = torch.cat([einsum((similarity * s).softmax(-1), masks, "b q n, b k n -> b k q") for s in self.sharpness], 1)
+        flat = flat.unflatten(2, coarse)
+        return rearrange(resize(flat, shape), "b (two k) x y z -> b k two x y z", two=2)
+
+
+def resize(volume: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return volume if volume.shape[2:] == shape else F.interpolate(volume, size=shape, mode="trilinear")
+
+
+class MaskDecoder(nn.Module):
+    """Head of the Mask2Former family (dot product of class embedding and features) plus the evidence head."""
+
+    def __init__(
+        self,
+        width: int,
+        token_width: int,
+        tokens: int,
+        fine_width: int,
+        layers: int,
+        heads: int,
+        evidence: Evidence,
+        shared_features: int = 8,
+    ) -> None:
+        super().__init__()
+        self.attention = TwoWayAttention(width, token_width, tokens, layers, heads)
+        self.class_embedding = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, fine_width))
+        self.bias = nn.Parameter(torch.tensor(-2.0))
+        self.evidence = evidence
+        if evidence.n_maps:
+            self.shared = nn.Conv3d(fine_width, shared_features, 1)
+            self.head = ClassHead(evidence.n_maps + 1, shared_features)
+
+    def logits(self, fine: Tensor, tokens: Tensor, maps: Tensor | None) -> Tensor:
+        """fine (b, C, x, y, z), T' (b, K, m + 1, W), evidence maps or None → (b, K, x, y, z)."""
+        embedding = self.class_embedding(tokens.mean(2))
+        dot = einsum(embedding, fine, "b k c, b c x y z -> b k x y z") / fine.shape[1] ** 0.5 + self.bias
+        if maps is None:
+            return dot
+        return dot + self.head(torch.cat([dot[:, :, None], maps], 2), self.shared(fine))

@@ -1,0 +1,72 @@
+"""One reference, encoded once, reused for any number of queries (paper, section 3.5)."""
+
+import numpy as np
+import torch
+
+from iris_core.case import Case, InputError
+from iris_core.embeddings import TaskEmbedding, combine
+from iris_core.geometry import WorkingGrid, apply_matrices, choose_spacing, extent, oriented, window_shape, window_starts
+from iris_core.intensity import detect_scheme, normalise
+from iris_core.model.iris import Iris, precision
+
+PAPER_SPACING_MM = 1.5
+GRIDS = ("auto", "paper")
+
+
+@torch.inference_mode()
+def one_shot(model: Iris, reference: Case, grid: str = "auto", scheme: str | None = None) -> TaskEmbedding:
+    """Encode every class that the reference shows.
+
+    grid: 'auto' chooses the working spacing from the reference, 'paper' is 1.5 mm. scheme: of the intensities, or
+    None to detect it from the values. A mask larger than a window is encoded window by window (no overlap) and
+    averaged by each class's volume in them. Raises InputError where the reference shows nothing.
+    """
+    classes = reference.present()
+    if not classes:
+        raise InputError(f"{reference.name}: the reference must show at least one class, its mask is empty")
+    if grid not in GRIDS:
+        raise InputError(f"grid must be one of {GRIDS}, got {grid!r}")
+    scheme = scheme or detect_scheme(reference.image)
+    image, spacing_mm = oriented(reference, normalise(reference.image, scheme))
+    labels, _ = oriented(reference, reference.labels)
+    spacing = PAPER_SPACING_MM
+    if grid == "auto":
+        spacing = choose_spacing((c.mask(labels) for c in classes), spacing_mm, model.config.window)
+    working = WorkingGrid(labels.shape, spacing_mm, spacing)
+    shape = window_shape(working.working_shape, model.config.window, model.config.multiple)
+    device = next(model.parameters()).device
+    tasks, weights = [], []
+    for start in _windows(labels != 0, working, shape):
+        matrices = working.window_matrices(start, shape)
+        cut = apply_matrices(torch.from_numpy(np.ascontiguousarray(image)), matrices)
+        masks = torch.stack([apply_matrices(torch.from_numpy(c.mask(labels).astype(np.float32)), matrices) for c in classes])
+        if not masks.any():
+            continue
+        with precision(device):
+            features = model.encode_image(cut[None, None].to(device))
+            tasks.append(model.encode_task(features, masks[None].to(device), working.box(start, shape)[None].to(device)))
+        weights.append(masks.sum((1, 2, 3)))
+    return TaskEmbedding(
+        task=combine(tasks, torch.stack(weights).to(device)).map(lambda t: t.float()),
+        values=tuple(c.value for c in classes),
+        names=tuple(c.name for c in classes),
+        spacing_mm=spacing,
+        scheme=scheme,
+        overlapping=any(len(c.members) > 1 for c in classes),
+    )
+
+
+def _windows(mask: np.ndarray, grid: WorkingGrid, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Starts of the windows that cover the mask's extent: one around it if it fits, else side by side."""
+    first, last = extent(mask)
+    per_axis = []
+    for axis in range(3):
+        scale = grid.spacing_mm[axis] / grid.working_mm
+        low, high = int(np.floor(first[axis] * scale)), int(np.ceil(last[axis] * scale))
+        slack = grid.working_shape[axis] - shape[axis]
+        if high - low <= shape[axis]:
+            centred = (low + high - shape[axis]) // 2
+            per_axis.append([slack // 2 if slack <= 0 else min(max(centred, 0), slack)])
+        else:
+            per_axis.append([low + s for s in window_starts(high - low, shape[axis], overlap=0.0)])
+    return [(x, y, z) for x in per_axis[0] for y in per_axis[1] for z in per_axis[2]]

@@ -1,0 +1,271 @@
+"""Training: one loop, read from top to bottom. Needs torch, numpy, batchgenerators, safetensors and a cache."""
+
+import csv
+import json
+import signal
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from pytorch_optimizer import Lamb
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from iris_core import checkpoint
+from iris_core.case import Case, InputError, LabelClass
+from iris_core.data.cache import read_case, read_index
+from iris_core.data.episodes import Episode, EpisodeDataset
+from iris_core.embeddings import MemoryBank
+from iris_core.evaluation.protocol import draw_pairs, evaluate_one_shot, summarise
+from iris_core.model.iris import Iris, IrisConfig, precision, upsample
+from iris_core.training.losses import segmentation_loss
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What decides a run. Optimiser and schedule are the paper's; batch and rate are a small machine's."""
+
+    iterations: int = 80_000
+    minutes: float | None = None  # time box: the schedule follows the time, and the run ends with it
+    batch: int = 2  # episodes an iteration (paper: 32)
+    learning_rate: float = 4e-3  # paper: 2e-3
+    final_rate: float = 0.02  # share of the learning rate that exponential decay leaves at the end
+    warmup: int = 2_000  # iterations; at most a twentieth of the run
+    weight_decay: float = 1e-5
+    clip: float = 1.0  # gradient norm
+    seed: int = 0
+    workers: int = 2
+    validate_every: int = 1_000
+    validate_pairs: int = 4  # a dataset
+    save_every: int = 200
+
+
+def train(
+    cache: Path,
+    output: Path,
+    model_config: IrisConfig,
+    config: TrainConfig,
+    device: torch.device,
+    resume: bool = False,
+    start_from: Path | None = None,
+) -> None:
+    """Train on a cache and leave a checkpoint folder in ``output``.
+
+    output/state.safetensors is the whole state, written every ``save_every`` iterations and when interrupted;
+    ``resume`` goes on from it, on a CPU with the same losses as a run that never stopped (schedule by iterations).
+    start_from: a checkpoint folder whose weights the run begins with. log.csv and TensorBoard files lie beside it.
+    """
+    state_file = output / "state.safetensors"
+    if state_file.exists() and not resume:
+        raise InputError(f"{output}: holds a run already; pass --resume to go on, or another --output")
+    torch.manual_seed(config.seed)
+    model = checkpoint.load(start_from).model.train() if start_from else Iris(model_config)
+    model = model.to(device=device, memory_format=torch.channels_last_3d)
+    optimiser = Lamb(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    bank, iteration, elapsed = MemoryBank(), 0, 0.0
+    if resume and state_file.exists():
+        bank, iteration, elapsed = _restore(state_file, model, optimiser, config, device)
+    log = _Log(output, iteration)
+    episodes = EpisodeDataset(cache, model.config, config.seed)
+    loader = iter(_loader(episodes, config, iteration))
+    stop = _StopSignal()
+    started = time.monotonic() - elapsed
+    bar = tqdm(total=config.iterations, initial=iteration, unit="it", dynamic_ncols=True, smoothing=0.05)
+
+    while iteration < config.iterations:
+        elapsed = time.monotonic() - started
+        progress = elapsed / 60 / config.minutes if config.minutes else iteration / config.iterations
+        if progress >= 1 or stop.received:
+            break
+        rate = _learning_rate(config, iteration, progress)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        loss = 0.0
+        for _ in range(config.batch):
+            loss += _learn(model, next(loader), bank, device) / config.batch
+        _average_gradients(model, config)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        iteration += 1
+
+        bar.update()
+        speed = config.batch * iteration / (time.monotonic() - started)
+        left = f", {config.minutes - elapsed / 60:.0f} min left" if config.minutes else ""
+        bar.set_postfix_str(f"loss {loss:.3f}, {speed:.1f} episodes/s{left}")
+        log.write(iteration, loss=loss, rate=rate)
+        if iteration % config.validate_every == 0:
+            log.write(iteration, **_validate(model, cache, config))
+            checkpoint.save(output, model, bank, _record(cache, config, iteration, elapsed))
+        if iteration % config.save_every == 0:
+            _save(state_file, model, optimiser, bank, iteration, time.monotonic() - started, config)
+
+    _save(state_file, model, optimiser, bank, iteration, time.monotonic() - started, config)
+    checkpoint.save(output, model, bank, _record(cache, config, iteration, time.monotonic() - started))
+    bar.close()
+    log.close()
+    if stop.received:
+        raise KeyboardInterrupt(f"interrupted after {iteration} iterations; --resume goes on")
+
+
+def _learn(model: Iris, episode: Episode, bank: MemoryBank, device: torch.device) -> float:
+    """Forward and backward of one episode; its T goes into the bank. Returns the loss."""
+    with precision(device):
+        reference, query = (model.encode_image(x.to(device)) for x in (episode.reference, episode.query))
+        task = model.encode_task(reference, episode.reference_masks.to(device), episode.reference_box.to(device))
+        bank.update(episode.keys, task)
+        if episode.drop_memory:
+            task = task.without_memory()
+        if episode.drop_location:
+            task = task.without_location()
+        logits = upsample(model.decode(query, task, episode.query_box.to(device)), model.config.stem_stride)
+    valid = None if episode.query_valid is None else episode.query_valid.to(device)
+    loss = segmentation_loss(logits, episode.query_masks.to(device), valid)
+    if not torch.isfinite(loss):
+        raise FloatingPointError(f"the loss is {loss.item()} on an episode of {episode.keys}")
+    loss.backward()
+    return loss.item()
+
+
+def _average_gradients(model: Iris, config: TrainConfig) -> None:
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            parameter.grad /= config.batch
+    torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+
+
+def _learning_rate(config: TrainConfig, iteration: int, progress: float) -> float:
+    """Linear warm-up, then exponential decay (paper)."""
+    warmup = max(1, min(config.warmup, config.iterations // 20)) if not config.minutes else min(config.warmup, 200)
+    return config.learning_rate * min(1.0, (iteration + 1) / warmup) * config.final_rate**progress
+
+
+def _loader(episodes: EpisodeDataset, config: TrainConfig, iteration: int) -> DataLoader:
+    """Episodes from the one after those already learnt, made ahead in worker processes."""
+    indices = range(iteration * config.batch, config.iterations * config.batch)
+    return DataLoader(
+        episodes,
+        sampler=indices,
+        batch_size=None,
+        num_workers=config.workers,
+        prefetch_factor=8 if config.workers else None,
+        multiprocessing_context="forkserver" if config.workers else None,
+    )
+
+
+def _save(path: Path, model: Iris, optimiser: Lamb, bank: MemoryBank, iteration: int, elapsed: float, config) -> None:
+    """Everything a run needs to go on, in one file without pickle, replaced in one step."""
+    tensors = {f"model/{k}": v for k, v in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        for key in ("exp_avg", "exp_avg_sq"):
+            if parameter in optimiser.state:
+                tensors[f"optimiser/{key}/{name}"] = optimiser.state[parameter][key]
+    tensors |= {f"bank/{k}": v for k, v in bank.tensors().items()}
+    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    metadata = {
+        "iteration": str(iteration),
+        "elapsed": str(elapsed),
+        "step": str(optimiser.param_groups[0].get("step", 0)),
+        "config": json.dumps(asdict(config)),
+        "model": json.dumps(model.config.to_dict()),
+    }
+    checkpoint.write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
+
+
+def _restore(path: Path, model: Iris, optimiser: Lamb, config: TrainConfig, device) -> tuple[MemoryBank, int, float]:
+    with safe_open(path, "pt") as stored:
+        metadata = stored.metadata()
+        tensors = {k: stored.get_tensor(k) for k in stored.keys()}  # noqa: SIM118
+    if json.loads(metadata["model"]) != model.config.to_dict():
+        raise InputError(f"{path}: was made with another model configuration; choose the run's own --preset")
+    before = TrainConfig(**json.loads(metadata["config"]))
+    free = {"workers": 0, "save_every": 0, "validate_every": 0, "validate_pairs": 0}
+    if replace(before, **free) != replace(config, **free):
+        raise InputError(f"{path}: the run began with other settings, {before}; --resume must repeat them")
+    model.load_state_dict({k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")})
+    for name, parameter in model.named_parameters():
+        for key in ("exp_avg", "exp_avg_sq"):
+            stored_name = f"optimiser/{key}/{name}"
+            if stored_name in tensors:
+                like = torch.empty_like(parameter).copy_(tensors[stored_name].to(device))
+                optimiser.state[parameter][key] = like
+    optimiser.param_groups[0]["step"] = int(metadata["step"])
+    bank = MemoryBank.from_tensors({k.removeprefix("bank/"): v for k, v in tensors.items() if k.startswith("bank/")})
+    return bank, int(metadata["iteration"]), float(metadata["elapsed"])
+
+
+def _validate(model: Iris, cache: Path, config: TrainConfig) -> dict[str, float]:
+    """One-shot Dice on validation patients, whole volumes, a few fixed pairs a dataset."""
+    model.eval()
+    report = {}
+    for name, dataset in read_index(cache).items():
+        pairs = draw_pairs(dataset["cases"], dataset["val"], dataset["val"], 1, seed=0)
+        pairs = [pairs[i] for i in np.linspace(0, len(pairs) - 1, config.validate_pairs).astype(int)] if pairs else []
+        classes = tuple(LabelClass(**c) for c in dataset["classes"])
+
+        def read(case: str, name=name, classes=classes, ignore=dataset["ignore"]) -> Case:
+            cached = read_case(cache / name / f"{case}.npz")
+            affine = np.diag([*cached.spacing_mm, 1.0])
+            return Case(cached.image, affine, cached.labels.astype(np.int32), classes, ignore, case)
+
+        scores = list(evaluate_one_shot(model, read, pairs, "percentile"))
+        if scores:
+            report[f"dice/{name}"] = summarise(scores)["mean_dice"]
+    model.train()
+    return report
+
+
+def _record(cache: Path, config: TrainConfig, iteration: int, elapsed: float) -> dict:
+    """What the weights saw: kept beside them, so that an evaluation can tell seen from unseen."""
+    return {
+        "datasets": {
+            name: {k: d[k] for k in ("train", "val")} | {"classes": [c["name"] for c in d["classes"]]}
+            for name, d in read_index(cache).items()
+        },
+        "config": asdict(config),
+        "iterations": iteration,
+        "seconds": round(elapsed),
+    }
+
+
+class _StopSignal:
+    """SIGTERM and SIGINT end the run after the iteration in progress, with its state saved."""
+
+    def __init__(self) -> None:
+        self.received = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._receive)
+
+    def _receive(self, number, frame) -> None:
+        self.received = True
+
+
+class _Log:
+    """log.csv (iteration, name, value) and TensorBoard, cut back to the iteration a resumed run goes on from."""
+
+    def __init__(self, output: Path, iteration: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        output.mkdir(parents=True, exist_ok=True)
+        path = output / "log.csv"
+        kept = []
+        if path.exists():
+            with open(path, newline="") as file:
+                kept = [row for row in csv.reader(file) if len(row) == 3 and row[0].isdigit() and int(row[0]) <= iteration]
+        self._file = open(path, "w", newline="")  # noqa: SIM115
+        self._rows = csv.writer(self._file)
+        self._rows.writerows([["iteration", "name", "value"], *kept])
+        self._board = SummaryWriter(output / "tensorboard", purge_step=iteration + 1)
+
+    def write(self, iteration: int, **values: float) -> None:
+        for name, value in values.items():
+            self._rows.writerow([iteration, name, repr(float(value))])
+            self._board.add_scalar(name, value, iteration)
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+        self._board.close()

@@ -1,0 +1,194 @@
+"""nnU-Net raw datasets → cases, through nnunetv2's own dataset.json handling, listing and readers."""
+
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from iris_core.case import Case, InputError, LabelClass
+from iris_core.checkpoint import write_json
+from nnunet_adapters.images import check_header, check_same_grid, ras_affine
+
+os.environ.setdefault("nnUNet_n_proc_DA", "2")  # else importing nnunetv2's configuration runs `hostname`
+
+FOLDS, FOLD = 5, 0  # nnU-Net's; fold 0 is ours
+
+
+@dataclass(frozen=True)
+class RawDataset:
+    """One DatasetXXX_Name folder. files: case → (its channels' files, its label file)."""
+
+    name: str
+    folder: Path
+    files: dict[str, tuple[list[Path], Path]]
+    patients: dict[str, str]
+    classes: tuple[LabelClass, ...]
+    ignore: int | None
+    channel: int
+    scheme: str
+    _reader: object
+
+    def case(self, name: str) -> Case:
+        """Read one labelled case. Raises InputError naming the file that cannot be used."""
+        images, label = self.files[name]
+        for path in (images[self.channel], label):
+            check_header(path)
+        image, properties = self._reader.read_images((str(images[self.channel]),))
+        labels, label_properties = self._reader.read_seg(str(label))
+        affine, label_affine = ras_affine(properties), ras_affine(label_properties)
+        image, labels = image[0].transpose(2, 1, 0), labels[0].transpose(2, 1, 0)
+        check_same_grid(label, labels.shape, label_affine, images[self.channel], image.shape, affine)
+        return Case(image, affine, labels.astype(np.int32), self.classes, self.ignore, name)
+
+    def index(self, train: list[str], val: list[str]) -> dict:
+        """This dataset's entry in a training cache."""
+        return {
+            "classes": [asdict(c) for c in self.classes],
+            "ignore": self.ignore,
+            "cases": self.patients,
+            "train": train,
+            "val": val,
+        }
+
+
+def raw_folder(raw_data: Path | None) -> Path:
+    """Where the raw datasets are: the argument, else the environment's nnUNet_raw."""
+    folder = raw_data or os.environ.get("nnUNet_raw")
+    if not folder:
+        raise InputError("no raw datasets: set nnUNet_raw or pass --raw-data FOLDER")
+    if not Path(folder).is_dir():
+        raise InputError(f"{folder}: the folder of raw datasets must exist; check nnUNet_raw or --raw-data")
+    return Path(folder)
+
+
+def find_dataset(identifier: str, raw_data: Path | None = None) -> Path:
+    """Dataset folder by id (4, "004") or name ("Dataset004_Hippocampus")."""
+    folder = raw_folder(raw_data)
+    names = sorted(p.name for p in folder.glob("Dataset*_*") if p.is_dir())
+    if identifier.isdigit():
+        matches = [n for n in names if n.startswith(f"Dataset{int(identifier):03d}_")]
+    else:
+        matches = [n for n in names if n == identifier]
+    if len(matches) != 1:
+        raise InputError(f"{folder}: dataset {identifier!r} must name one folder, found {matches or 'none'} in {names}")
+    return folder / matches[0]
+
+
+def open_dataset(identifier: str, raw_data: Path | None = None, channel: int = 0) -> RawDataset:
+    """Open a raw dataset. Raises InputError where its dataset.json or files are not nnU-Net's form."""
+    from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+    from nnunetv2.preprocessing.normalization.default_normalization_schemes import CTNormalization
+    from nnunetv2.preprocessing.normalization.map_channel_name_to_normalization import get_normalization_scheme
+    from nnunetv2.utilities.label_handling.label_handling import LabelManager
+    from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
+    folder = find_dataset(identifier, raw_data)
+    try:
+        description = json.loads((folder / "dataset.json").read_text())
+        channels = description["channel_names"]
+        manager = LabelManager(description["labels"], description.get("regions_class_order"))
+        listed = get_filenames_of_train_images_and_targets(str(folder), description)
+        reader = determine_reader_writer_from_dataset_json(description, verbose=False)()
+    except (OSError, KeyError, ValueError, RuntimeError, AssertionError) as error:
+        raise InputError(f"{folder / 'dataset.json'}: not usable as an nnU-Net dataset: {error!r}") from error
+    if not 0 <= channel < len(channels):
+        raise InputError(f"{folder}: --channel must be one of {dict(enumerate(channels.values()))}, got {channel}")
+    files = {k: ([Path(i) for i in v["images"]], Path(v["label"])) for k, v in listed.items()}
+    if not files:
+        raise InputError(f"{folder}: imagesTr must hold scans that end in _0000{description['file_ending']}, found none")
+    for case, (images, label) in files.items():
+        if len(images) <= channel or not label.is_file():
+            raise InputError(f"{folder}: case {case} must have channel {channel} and {label.name}, found {images}")
+    patients = {case: case for case in files}
+    if (folder / "patients.json").is_file():
+        patients |= {k: v for k, v in json.loads((folder / "patients.json").read_text()).items() if k in files}
+    scheme = get_normalization_scheme(channels[str(channel)])
+    return RawDataset(
+        name=folder.name,
+        folder=folder,
+        files=files,
+        patients=patients,
+        classes=_classes(description["labels"], manager),
+        ignore=manager.ignore_label,
+        channel=channel,
+        scheme="ct" if scheme is CTNormalization else "percentile",
+        _reader=reader,
+    )
+
+
+def _classes(labels: dict, manager) -> tuple[LabelClass, ...]:
+    """Classes in dataset.json's order; regions are written with nnU-Net's regions_class_order."""
+    named = {n: v for n, v in labels.items() if n not in ("background", "ignore") and v != 0}
+    members = {n: tuple(int(i) for i in (v if isinstance(v, (list, tuple)) else [v])) for n, v in named.items()}
+    if manager.has_regions:
+        values = [int(v) for v in manager.regions_class_order]
+    else:
+        values = [m[0] for m in members.values()]
+    return tuple(LabelClass(n, v, m) for (n, m), v in zip(members.items(), values, strict=True))
+
+
+def split(dataset: RawDataset, folder: Path) -> tuple[list[str], list[str]]:
+    """Training and validation cases by patient: fold 0 of ``folder``/splits_final.json, written there once.
+
+    nnU-Net's own generator and form, over patients instead of cases. One patient alone is training data.
+    """
+    path = folder / "splits_final.json"
+    if path.is_file():
+        first = json.loads(path.read_text())[FOLD]
+        unknown = set(first["train"] + first["val"]) - set(dataset.files)
+        if unknown:
+            raise InputError(f"{path}: names cases that {dataset.name} does not hold: {sorted(unknown)[:5]}")
+        return first["train"], first["val"]
+    patients = sorted(set(dataset.patients.values()))
+    if len(patients) < 2:
+        folds = [{"train": sorted(dataset.files), "val": []}]
+    else:
+        from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+        folds = [
+            {k: [c for c in sorted(dataset.files) if dataset.patients[c] in set(fold[k])] for k in ("train", "val")}
+            for fold in generate_crossval_split(patients, n_splits=min(FOLDS, len(patients)))
+        ]
+    write_json(path, folds)
+    return folds[FOLD]["train"], folds[FOLD]["val"]
+
+
+def splits_folder(given: Path | None, output: Path) -> Path:
+    """Where <dataset>/splits_final.json is kept: the argument, else nnUNet_preprocessed, else the run's folder."""
+    return given or Path(os.environ.get("nnUNet_preprocessed") or output / "splits")
+
+
+def evaluation_split(dataset: RawDataset, seen: dict | None, splits: Path | None) -> tuple[list[str], list[str]]:
+    """Training and validation cases as the weights had them (``seen``); else as splits_final.json or a new split."""
+    if seen:
+        missing = set(seen["train"] + seen["val"]) - set(dataset.files)
+        if missing:
+            raise InputError(f"{dataset.folder}: the weights' split names cases it does not hold: {sorted(missing)[:5]}")
+        return seen["train"], seen["val"]
+    folder = splits or os.environ.get("nnUNet_preprocessed")
+    if folder:
+        return split(dataset, Path(folder) / dataset.name)
+    with tempfile.TemporaryDirectory() as temporary:
+        return split(dataset, Path(temporary))
+
+
+def build_cache(datasets: list[RawDataset], splits: Path, cache: Path, progress=iter) -> None:
+    """Write the training cache of ``datasets``; cases already there are kept. splits: one folder a dataset.
+
+    progress: wraps the iterable of cases, for example tqdm.
+    """
+    from iris_core.data.cache import write_case
+
+    index = {}
+    work = []
+    for dataset in datasets:
+        index[dataset.name] = dataset.index(*split(dataset, splits / dataset.name))
+        work += [(dataset, case) for case in dataset.files]
+    for dataset, case in progress(work):
+        path = cache / dataset.name / f"{case}.npz"
+        if not path.is_file():
+            write_case(path, dataset.case(case), dataset.scheme)
+    write_json(cache / "cache.json", {"datasets": index})

@@ -1,0 +1,83 @@
+"""Properties of the whole model, at a tiny size and for every preset."""
+
+import pytest
+import torch
+
+from iris_core.model.iris import PRESETS, Iris, IrisConfig
+
+BOX = torch.tensor([[[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]]])
+
+
+def task(model, masks, image):
+    return model.encode_task(model.encode_image(image), masks, BOX)
+
+
+@pytest.fixture
+def episode():
+    torch.manual_seed(1)
+    return torch.randn(1, 1, 16, 24, 32), (torch.rand(1, 3, 16, 24, 32) > 0.6).float(), torch.randn(1, 1, 24, 16, 16)
+
+
+def test_presets_have_the_promised_size():
+    parameters = {name: sum(p.numel() for p in Iris(c).parameters()) / 1e6 for name, c in PRESETS.items()}
+    assert abs(parameters["base"] / 69.4 - 1) < 0.05  # paper
+    assert parameters["small"] <= 8
+
+
+@torch.inference_mode()
+def test_permuting_classes_permutes_the_output(tiny, episode):
+    image, masks, query = episode
+    order = torch.tensor([2, 0, 1])
+    straight = tiny.decode(tiny.encode_image(query), task(tiny, masks, image), BOX)
+    permuted = tiny.decode(tiny.encode_image(query), task(tiny, masks[:, order], image), BOX)
+    assert torch.allclose(straight[:, order], permuted, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_the_task_of_a_class_does_not_depend_on_the_others(tiny, episode):
+    image, masks, _ = episode
+    together, alone = task(tiny, masks, image), task(tiny, masks[:, 1:2], image)
+    for name in ("tokens", "prototypes", "location", "memory_masks"):
+        assert torch.allclose(getattr(together, name)[:, 1:2], getattr(alone, name), atol=1e-5), name
+
+
+@torch.inference_mode()
+def test_batched_equals_one_by_one(tiny, episode):
+    image, masks, query = episode
+    other = torch.randn_like(query)
+    t = task(tiny, masks, image)
+    twice = t.map(lambda x: torch.cat([x, x]))
+    both = tiny.decode(tiny.encode_image(torch.cat([query, other])), twice, torch.cat([BOX, BOX]))
+    each = torch.cat([tiny.decode(tiny.encode_image(q), t, BOX) for q in (query, other)])
+    assert torch.allclose(both, each, atol=1e-3)
+
+
+@torch.inference_mode()
+def test_a_task_without_memory_or_location_decodes(tiny, episode):
+    image, masks, query = episode
+    logits = tiny.decode(tiny.encode_image(query), task(tiny, masks, image).without_memory().without_location(), BOX)
+    assert torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("switch", ["prototypes", "location_prior", "spatial_memory"])
+def test_each_switch_can_be_off(switch, episode):
+    image, masks, query = episode
+    config = IrisConfig(**{**PRESETS["tiny"].to_dict(), switch: False})
+    logits = Iris(config)(image, masks, BOX, query, BOX)
+    assert logits.shape == (1, 3, 24, 16, 16)
+    logits.sum().backward()
+
+
+def test_all_switches_off_is_the_papers_decoder(episode):
+    image, masks, query = episode
+    off = dict.fromkeys(("prototypes", "location_prior", "spatial_memory"), False)
+    model = Iris(IrisConfig(**{**PRESETS["tiny"].to_dict(), **off}))
+    assert model(image, masks, BOX, query, BOX).shape == (1, 3, 24, 16, 16)
+    assert model.mask_decoder.evidence.n_maps == 0
+
+
+def test_config_survives_json():
+    import json
+
+    for config in PRESETS.values():
+        assert IrisConfig(**json.loads(json.dumps(config.to_dict()))) == config

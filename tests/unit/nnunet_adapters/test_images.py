@@ -1,0 +1,89 @@
+"""Reading and writing: every format, the query's own grid and header."""
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from conftest import ball, write_nifti
+
+from nnunet_adapters.images import read_reference, read_scan, write_mask
+
+OBLIQUE = np.array([[0.9, -0.3, 0, 5], [0.3, 0.9, 0.1, -7], [0, -0.1, 2.0, 3], [0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize("cls", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+def test_a_mask_keeps_the_nifti_header_of_its_scan(tmp_path, cls):
+    image = cls(np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6), OBLIQUE)
+    image.set_qform(np.diag([1, 1, 2, 1.0]), code=1)
+    image.set_sform(OBLIQUE, code=4)
+    image.header["descrip"] = b"a scanner"
+    image.header.set_xyzt_units("mm", "sec")
+    image.header.set_slope_inter(2.0, 5.0)
+    nibabel.save(image, tmp_path / "scan.nii.gz")
+    labels = np.zeros((4, 5, 6), np.int32)
+    labels[1, 2, 3] = 300
+    write_mask(labels, tmp_path / "scan.nii.gz", tmp_path / "out" / "mask.nii.gz")
+    scan, mask = nibabel.load(tmp_path / "scan.nii.gz"), nibabel.load(tmp_path / "out" / "mask.nii.gz")
+    assert type(mask) is type(scan)
+    assert (np.asarray(mask.dataobj) == labels).all()
+    assert (mask.affine == scan.affine).all()
+    for name in ("dim", "pixdim", "qform_code", "sform_code", "quatern_b", "qoffset_x", "srow_x", "descrip", "xyzt_units"):
+        assert (mask.header[name] == scan.header[name]).all(), name
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["mask.nii.gz"]
+
+
+@pytest.mark.parametrize("ending", [".nrrd", ".mha", ".mhd"])
+def test_itk_formats_give_the_same_case_as_nifti(tmp_path, ending):
+    rotation, _ = np.linalg.qr(OBLIQUE[:3, :3])
+    image = sitk.GetImageFromArray(np.random.default_rng(0).normal(size=(6, 5, 4)).astype(np.float32))
+    image.SetSpacing((1.0, 1.5, 3.0))
+    image.SetOrigin((10, -20, 30))
+    image.SetDirection(rotation.ravel().tolist())
+    for name in (f"scan{ending}", "scan.nii.gz"):
+        sitk.WriteImage(image, str(tmp_path / name))
+    other, nifti = read_scan(tmp_path / f"scan{ending}"), read_scan(tmp_path / "scan.nii.gz")
+    assert np.allclose(other.image, nifti.image)
+    assert np.allclose(other.affine, nifti.affine, atol=1e-4)
+    labels = (other.image > 0).astype(np.int32)
+    write_mask(labels, tmp_path / f"scan{ending}", tmp_path / "mask.mha")
+    mask = sitk.ReadImage(str(tmp_path / "mask.mha"))
+    assert np.allclose(mask.GetDirection(), image.GetDirection())
+    assert (sitk.GetArrayFromImage(mask).transpose(2, 1, 0) == labels).all()
+
+
+def test_a_dicom_folder_is_one_volume(tmp_path):
+    folder = tmp_path / "series"
+    folder.mkdir()
+    volume = np.arange(3 * 8 * 7, dtype=np.int16).reshape(3, 8, 7)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    for z in range(3):
+        image = sitk.GetImageFromArray(volume[z : z + 1])
+        image.SetSpacing((0.5, 0.5, 4.0))
+        tags = {
+            "0008|0060": "MR", "0020|000d": "1.2.3", "0020|000e": "1.2.3.4", "0008|0018": f"1.2.3.4.{z + 1}",
+            "0020|0032": f"0\\0\\{4 * z}", "0020|0037": "1\\0\\0\\0\\1\\0", "0020|0013": str(z), "0018|0050": "4",
+        }  # fmt: skip
+        for key, value in tags.items():
+            image.SetMetaData(key, value)
+        writer.SetFileName(str(folder / f"{z}.dcm"))
+        writer.Execute(image)
+    case = read_scan(folder)
+    assert case.image.shape == (7, 8, 3)
+    assert np.allclose(case.spacing_mm, (0.5, 0.5, 4.0))
+    write_mask((case.image > 50).astype(np.int32), folder, tmp_path / "mask.nii.gz")
+    assert np.allclose(nibabel.load(tmp_path / "mask.nii.gz").affine, case.affine, atol=1e-5)
+
+
+def test_labels_may_have_gaps_and_negative_values(tmp_path, scan):
+    labels = ball().astype(np.int32) * 1000
+    labels[0, 0, 0] = -3
+    mask = write_nifti(tmp_path / "labels.nii.gz", labels)
+    case = read_reference(scan[0], mask, {1000: "ball"})
+    assert [(c.value, c.name) for c in case.present()] == [(-3, "class -3"), (1000, "ball")]
+
+
+def test_big_endian_nifti_is_read(tmp_path):
+    image = nibabel.Nifti1Image(np.arange(60, dtype=">f4").reshape(3, 4, 5), np.eye(4), nibabel.Nifti1Header(endianness=">"))
+    nibabel.save(image, tmp_path / "scan.nii")
+    assert read_scan(tmp_path / "scan.nii").image[2, 3, 4] == 59
