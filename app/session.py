@@ -5,7 +5,9 @@ import secrets
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterable
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,15 +56,19 @@ class Sessions:
     """
 
     def __init__(self) -> None:
-        self._temporary = tempfile.TemporaryDirectory(prefix="iris-page-", ignore_cleanup_errors=True)
-        self.root = Path(self._temporary.name).resolve()
+        self.root = Path(tempfile.mkdtemp(prefix="iris-page-")).resolve()
+        weakref.finalize(self, shutil.rmtree, self.root, ignore_errors=True)
         self._lock = threading.Lock()
         self._tokens: dict[str, str] = {}  # visitor → token
         self._results: dict[str, Result] = {}  # token → result
         self._uploads: dict[str, set[Path]] = {}  # visitor → files
 
-    def open(self, visitor: str) -> tuple[str, Path]:
-        """A new token with an empty folder; the visitor's former result is deleted."""
+    @contextmanager
+    def opened(self, visitor: str) -> Iterator[tuple[str, Path]]:
+        """A new token with an empty folder; the visitor's former result is deleted.
+
+        On the way out the folder is deleted too, unless a result was kept for the token.
+        """
         token = secrets.token_urlsafe(32)
         folder = self.root / token
         folder.mkdir()
@@ -70,7 +76,11 @@ class Sessions:
             former = self._tokens.get(visitor)
             self._tokens[visitor] = token
         self.expire(former)
-        return token, folder
+        try:
+            yield token, folder
+        finally:
+            if token not in self._results:
+                self.expire(token)
 
     def keep(self, token: str, result: Result) -> None:
         """Store what ``result`` returns for the token, unless its visitor has left meanwhile."""

@@ -54,3 +54,37 @@ def scan(tmp_path):
     mask = ball()
     image = (mask * 100 + rng.normal(0, 10, mask.shape)).astype(np.float32)
     return write_nifti(tmp_path / "scan.nii.gz", image), write_nifti(tmp_path / "mask.nii.gz", mask.astype(np.uint8))
+
+
+@pytest.fixture(scope="session")
+def raw_data(tmp_path_factory) -> Path:
+    """Two small nnU-Net raw datasets: 901 with plain classes and two patients' repeats, 902 with regions and ignore."""
+    import json
+
+    folder = tmp_path_factory.mktemp("raw")
+    rng = np.random.default_rng(0)
+    labels = {
+        "Dataset901_Balls": {"background": 0, "ball": 1, "core": 4},
+        "Dataset902_Regions": {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3},
+    }
+    for name, names in labels.items():
+        for sub in ("imagesTr", "labelsTr"):
+            (folder / name / sub).mkdir(parents=True)
+        inner = 4 if "901" in name else 2
+        for i in range(6):
+            centre = rng.integers(8, 14, 3)
+            seg = ball(centre=centre, radius=6).astype(np.uint8)
+            seg[ball(centre=centre, radius=3)] = inner
+            image = (seg > 0) * 60 + (seg == inner) * 60 + rng.normal(0, 8, seg.shape)
+            if inner == 2:
+                seg[:2] = 3
+            affine = np.diag([-1.0, 1, 1, 1])
+            write_nifti(folder / name / "imagesTr" / f"case{i}_0000.nii.gz", image.astype(np.float32), affine)
+            write_nifti(folder / name / "labelsTr" / f"case{i}.nii.gz", seg, affine)
+        description = {"channel_names": {"0": "MRI"}, "labels": names, "numTraining": 6, "file_ending": ".nii.gz"}
+        if inner == 2:
+            description["regions_class_order"] = [1, 2]
+        (folder / name / "dataset.json").write_text(json.dumps(description))
+        patients = {f"case{i}": f"patient{i // 2}" for i in range(6)}
+        (folder / name / "patients.json").write_text(json.dumps(patients))
+    return folder

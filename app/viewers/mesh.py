@@ -38,7 +38,7 @@ def mesh(labels: np.ndarray, spacing_mm: tuple[float, float, float], names: tupl
                 name=escape(names[index]),
                 showlegend=True,
                 hoverinfo="skip",
-                lighting={"ambient": 0.45, "diffuse": 0.75, "specular": 0.15, "roughness": 0.7},
+                lighting={"ambient": 0.6, "diffuse": 0.6, "specular": 0.1, "roughness": 0.7},
             )
         )  # fmt: skip
     if not figure.data:
@@ -50,22 +50,32 @@ def mesh(labels: np.ndarray, spacing_mm: tuple[float, float, float], names: tupl
             paper_bgcolor=CLEAR,
             font=FONT,
         )
-    axis = {"showticklabels": False, "showbackground": False, "showspikes": False, "gridcolor": "#80808040"}
+    figure.add_trace(_letters(figure.data))
     figure.update_layout(
         scene={
             "aspectmode": "data",
-            "xaxis": axis | {"title": "L – R"},
-            "yaxis": axis | {"title": "P – A"},
-            "zaxis": axis | {"title": "I – S"},
-            "camera": {"eye": {"x": 0.5, "y": 1.6, "z": 0.5}},
+            "xaxis": {"visible": False},
+            "yaxis": {"visible": False},
+            "zaxis": {"visible": False},
+            "camera": {"eye": {"x": 0.6, "y": 1.5, "z": 0.6}},
         },
-        legend={"itemsizing": "constant", "x": 0, "y": 1, "bgcolor": CLEAR},
+        legend={"itemsizing": "constant", "x": 1, "xanchor": "right", "y": 1, "bgcolor": CLEAR},
         margin={"l": 0, "r": 0, "t": 0, "b": 0},
         paper_bgcolor=CLEAR,
         font=FONT,
         height=460,
     )
     return figure
+
+
+def _letters(surfaces: tuple[go.Mesh3d, ...]) -> go.Scatter3d:
+    """R, L, A, P, S, I around all surfaces."""
+    low, high = (
+        np.array([reach(reach(getattr(part, axis)) for part in surfaces) for axis in "xyz"]) for reach in (min, max)
+    )
+    middle, half = (low + high) / 2, (high - low) / 2 + 0.1 * (high - low).max()
+    x, y, z = np.repeat(middle[:, None], 6, 1) + half[:, None] * np.repeat(np.eye(3), 2, 1) * [1, -1, 1, -1, 1, -1]
+    return go.Scatter3d(x=x, y=y, z=z, text=list("RLAPSI"), mode="text", hoverinfo="skip", showlegend=False)
 
 
 def surface(mask: np.ndarray, spacing_mm: tuple[float, ...], limit: int) -> tuple[np.ndarray, np.ndarray]:

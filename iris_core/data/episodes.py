@@ -57,7 +57,6 @@ class EpisodeDataset(Dataset):
     def __getitem__(self, i: int) -> Episode:
         rng = np.random.default_rng((self.seed, i))
         np.random.seed(rng.integers(2**32))  # batchgenerators draws from numpy's global state
-        torch.set_num_threads(1)
         name = list(self.datasets)[rng.choice(len(self.datasets), p=self.probabilities)]
         reference, query = self._pair(rng, name)
         return self._episode(rng, name, reference, query)

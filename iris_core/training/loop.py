@@ -74,7 +74,7 @@ def train(
     loader = iter(_loader(episodes, config, iteration))
     stop = _StopSignal()
     started = time.monotonic() - elapsed
-    bar = tqdm(total=config.iterations, initial=iteration, unit="it", dynamic_ncols=True, smoothing=0.05)
+    bar = tqdm(total=None if config.minutes else config.iterations, initial=iteration, unit="it", dynamic_ncols=True, smoothing=0.05)
 
     while iteration < config.iterations:
         elapsed = time.monotonic() - started
@@ -153,7 +153,12 @@ def _loader(episodes: EpisodeDataset, config: TrainConfig, iteration: int) -> Da
         num_workers=config.workers,
         prefetch_factor=8 if config.workers else None,
         multiprocessing_context="forkserver" if config.workers else None,
+        worker_init_fn=_one_thread,
     )
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)
 
 
 def _save(path: Path, model: Iris, optimiser: Lamb, bank: MemoryBank, iteration: int, elapsed: float, config) -> None:

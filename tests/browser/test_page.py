@@ -1,0 +1,184 @@
+"""The page in a real browser, on a real server, with the released weights."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from playwright.sync_api import Page, expect
+
+ROOT = Path(__file__).parents[2]
+FLAGS = (
+    "--no-sandbox --disable-quic --no-first-run --disable-background-networking --disable-component-update"
+    " --disable-sync --use-angle=swiftshader --enable-unsafe-swiftshader --use-gl=angle"
+)
+WAIT_MS = 60_000
+CAMERA = "document.querySelector('#view3d .js-plotly-plot')._fullLayout.scene.camera.eye"
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="session")
+def browser_type_launch_args() -> dict:
+    chromium = shutil.which("chromium")
+    if not chromium:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("no chromium on the PATH")
+    return {"executable_path": chromium, "args": FLAGS.split()}
+
+
+@pytest.fixture(scope="session")
+def browser_context_args() -> dict:
+    return {"viewport": {"width": 1280, "height": 900}}
+
+
+def serve(command: list[str], temporary: Path, **environment: str):
+    """Start a server on a free port; yields its address; afterwards it must have deleted its temporary folder."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [part.replace("PORT", str(port)) for part in command]
+    environment = {name: value.replace("PORT", str(port)) for name, value in environment.items()}
+    log = temporary / "log.txt"
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            [sys.executable, *command],
+            cwd=ROOT,
+            env=os.environ | {"TMPDIR": str(temporary)} | environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    address = f"http://127.0.0.1:{port}/"
+    try:
+        deadline = time.monotonic() + WAIT_MS / 1000
+        while not _answers(address):
+            assert server.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+        yield address
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(20)
+    assert not list(temporary.glob("iris-page-*"))
+    assert "Traceback" not in log.read_text()
+
+
+def _answers(address: str) -> bool:
+    try:
+        return urllib.request.urlopen(address, timeout=5).status == 200
+    except (urllib.error.URLError, TimeoutError):
+        return False
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    command = ["-m", "app.cli", "app", "--port", "PORT", "--no-open-browser"]
+    yield from serve(command, tmp_path_factory.mktemp("server"))
+
+
+@pytest.fixture
+def files(sample, tmp_path) -> Path:
+    """The sample under names of its own, and two masks that do not fit."""
+    for name, theirs in {"known": "reference", "known-mask": "reference_mask", "patient 7": "query"}.items():
+        shutil.copy(sample / f"{theirs}.nii.gz", tmp_path / f"{name}.nii.gz")
+    shutil.copy(sample / "query_mask.nii.gz", tmp_path / "other-grid.nii.gz")
+    mask = nibabel.load(sample / "reference_mask.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(np.zeros(mask.shape, np.uint8), mask.affine), tmp_path / "empty.nii.gz")
+    return tmp_path
+
+
+def upload(page: Page, part: str, *paths: Path) -> None:
+    page.set_input_files(f"#{part} input[type=file]", paths)
+    for path in paths:
+        expect(page.locator(f"#{part}").get_by_text(path.name.split(".")[0])).to_be_visible(timeout=WAIT_MS)
+
+
+def terminal(folder: Path, mask: str) -> subprocess.CompletedProcess:
+    """`iris segment` on the same files."""
+    arguments = f"segment --reference known.nii.gz --mask {mask} --output results --query".split()
+    return subprocess.run(
+        [sys.executable, "-m", "app.cli", *arguments, "patient 7.nii.gz"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_a_mask_from_the_page_is_that_of_the_terminal(page: Page, address: str, files: Path):
+    page.goto(address)
+    upload(page, "reference", files / "known.nii.gz")
+    upload(page, "mask", files / "known-mask.nii.gz")
+    upload(page, "queries", files / "patient 7.nii.gz")
+    page.click("#segment")
+    expect(page.locator("#view3d canvas").first).to_be_visible(timeout=WAIT_MS)
+    expect(page.locator("#status")).to_contain_text("1 of 1 queries segmented")
+    expect(page.locator("#volumes")).to_contain_text("patient 7.nii.gz")
+
+    # slices follow their sliders, and the browser is told not to store them
+    picture = page.locator("#slice-axial img")
+    before = page.request.get(picture.get_attribute("src"))
+    page.locator("#slider-axial input[type=range]").press("ArrowLeft")
+    expect(picture).not_to_have_attribute("src", before.url)
+    after = page.request.get(picture.get_attribute("src"))
+    assert before.body()[:4] == after.body()[:4] == b"\x89PNG" and before.body() != after.body()
+    assert after.headers["cache-control"] == "no-store"
+
+    # the surfaces turn with the mouse
+    eye = page.evaluate(CAMERA)
+    box = page.locator("#view3d canvas").first.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 120, y + 40, steps=5)
+    page.mouse.up()
+    page.wait_for_function(f"before => Math.abs({CAMERA}.x - before) > 0.05", arg=eye["x"])
+
+    with page.expect_download() as download:
+        page.locator("#downloads a").first.click()
+    assert download.value.suggested_filename == "patient 7.nii.gz"
+    download.value.save_as(files / "from the page.nii.gz")
+    assert terminal(files, "known-mask.nii.gz").returncode == 0
+    ours, theirs = (nibabel.load(files / name) for name in ("from the page.nii.gz", "results/patient 7.nii.gz"))
+    assert np.array_equal(ours.dataobj, theirs.dataobj) and np.any(ours.dataobj)
+    assert np.array_equal(ours.affine, theirs.affine) and ours.header == theirs.header
+
+
+@pytest.mark.parametrize("mask", ["empty.nii.gz", "other-grid.nii.gz"])
+def test_a_bad_mask_gets_the_message_of_the_terminal(page: Page, address: str, files: Path, mask: str):
+    page.goto(address)
+    page.click("#segment")
+    expect(page.get_by_text("Choose a reference scan first")).to_be_visible(timeout=WAIT_MS)
+    upload(page, "reference", files / "known.nii.gz")
+    upload(page, "mask", files / mask)
+    upload(page, "queries", files / "patient 7.nii.gz")
+    page.click("#segment")
+    failed = terminal(files, mask)
+    assert failed.returncode == 2
+    message = failed.stderr.splitlines()[-1].removeprefix("iris: error: ")
+    assert message.startswith(mask)
+    expect(page.get_by_text(message)).to_be_visible(timeout=WAIT_MS)
+    expect(page.locator("#result")).to_be_hidden()
+
+
+def test_app_py_opens_with_a_sample_and_stays_at_home(page: Page, tmp_path: Path):
+    requests = []
+    page.on("request", lambda request: requests.append(request.url))
+    environment = {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": "PORT"}
+    for address in serve(["app.py"], tmp_path, **environment):
+        page.goto(address)
+        expect(page.locator("#view3d canvas").first).to_be_visible(timeout=WAIT_MS)
+        expect(page.locator("#volumes")).to_contain_text("Posterior")
+        page.click("#sample-heart")
+        expect(page.locator("#volumes")).to_contain_text("left ventricle cavity", timeout=WAIT_MS)
+        assert page.evaluate("localStorage.length + sessionStorage.length") == 0
+        foreign = [url for url in requests if not url.startswith((address, "data:", "blob:"))]
+        assert len(requests) > 10 and not foreign
