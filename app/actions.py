@@ -58,7 +58,7 @@ class Actions:
         paths = Path(reference), Path(mask), [Path(query) for query in queries]
         with self.sessions.opened(request.session_hash) as (token, folder):
             try:
-                result = segment_like(self.service, folder, *paths, split_names(names), grid, strategy, report)
+                result = segment_like(self.service, folder, *paths, split_names(names or ""), grid, strategy, report)
             except InputError as error:
                 raise self.error(error) from error
             if not result.masks:

@@ -28,14 +28,15 @@ CSS = """
 .gradio-container { max-width: 1280px !important; margin: auto; }
 #notice { border-left: 4px solid var(--primary-500); padding: 2px 14px; }
 #status { min-height: 4.5rem; }
-#volumes .table { max-height: 460px; overflow: auto; }
+#volumes .table { max-height: 410px; overflow: auto; }
 #volumes table { width: 100%; border: 0; border-collapse: collapse; font-variant-numeric: tabular-nums; }
 #volumes th, #volumes td { padding: 6px 10px; text-align: right; border: 0; }
 #volumes tr { border: 0; border-bottom: 1px solid var(--border-color-primary); }
 #volumes th:first-child, #volumes td:first-child { text-align: left; }
-#volumes th { font-weight: 600; overflow-wrap: anywhere; }
+#volumes th { position: sticky; top: 0; background: var(--block-background-fill); overflow-wrap: anywhere; }
 #volumes th:first-child { min-width: 8rem; }
 #volumes i { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin-right: 8px; }
+#downloads .label-clear-button { display: none; }
 """
 
 
@@ -70,17 +71,22 @@ SETTINGS = {
 
 
 def launch(weights: str, device: str, host: str, port: int, sample: bool, open_browser: bool) -> None:
-    """Serve the page until interrupted or terminated."""
+    """Build the page and serve it."""
     page = build(weights, device, sample)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that temporary folders are deleted
     try:
-        page.launch(server_name=host, server_port=port, inbrowser=open_browser, **SETTINGS)
+        serve(page, server_name=host, server_port=port, inbrowser=open_browser)
     except OSError as error:
         raise InputError(f"--port and --host must be free to use, got {port} and {host} ({error})") from error
 
 
+def serve(page: gr.Blocks, **options) -> None:
+    """Serve until interrupted or terminated; then everything that visitors left is deleted."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    page.launch(**SETTINGS, **options)
+
+
 def build(weights: str = "iris-small", device: str = "auto", sample: bool = False) -> gr.Blocks:
-    """The page with its own model, to be launched with SETTINGS. sample: begin with a sample, segmented.
+    """The page with its own model, for serve(). sample: begin with a sample, segmented.
 
     Raises InputError if the weights cannot be used.
     """

@@ -59,7 +59,7 @@ def mesh(labels: np.ndarray, spacing_mm: tuple[float, float, float], names: tupl
             "zaxis": {"visible": False},
             "camera": {"eye": {"x": 0.6, "y": 1.5, "z": 0.6}},
         },
-        legend={"itemsizing": "constant", "x": 1, "xanchor": "right", "y": 1, "bgcolor": CLEAR},
+        legend={"itemsizing": "constant", "x": 1, "xanchor": "right", "y": 0.92, "bgcolor": CLEAR},
         margin={"l": 0, "r": 0, "t": 0, "b": 0},
         paper_bgcolor=CLEAR,
         font=FONT,

@@ -1,5 +1,6 @@
 """Episodes: one reference, one query, K binary masks (paper, section 3.4). Episode i depends on (seed, i) alone."""
 
+import random
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -56,7 +57,8 @@ class EpisodeDataset(Dataset):
 
     def __getitem__(self, i: int) -> Episode:
         rng = np.random.default_rng((self.seed, i))
-        np.random.seed(rng.integers(2**32))  # batchgenerators draws from numpy's global state
+        random.seed(int(rng.integers(2**32)))  # batchgenerators draws from both global states
+        np.random.seed(rng.integers(2**32))
         name = list(self.datasets)[rng.choice(len(self.datasets), p=self.probabilities)]
         reference, query = self._pair(rng, name)
         return self._episode(rng, name, reference, query)

@@ -152,7 +152,7 @@ def _loader(episodes: EpisodeDataset, config: TrainConfig, iteration: int) -> Da
         batch_size=None,
         num_workers=config.workers,
         prefetch_factor=8 if config.workers else None,
-        multiprocessing_context="forkserver" if config.workers else None,
+        multiprocessing_context="spawn" if config.workers else None,  # forkserver outlives a killed run
         worker_init_fn=_one_thread,
     )
 

@@ -22,7 +22,7 @@ FLAGS = (
     " --disable-sync --use-angle=swiftshader --enable-unsafe-swiftshader --use-gl=angle"
 )
 WAIT_MS = 60_000
-CAMERA = "document.querySelector('#view3d .js-plotly-plot')._fullLayout.scene.camera.eye"
+CAMERA = "document.querySelector('#view3d .js-plotly-plot').layout.scene.camera.eye"
 
 pytestmark = pytest.mark.browser
 
@@ -134,7 +134,8 @@ def test_a_mask_from_the_page_is_that_of_the_terminal(page: Page, address: str, 
 
     # the surfaces turn with the mouse
     eye = page.evaluate(CAMERA)
-    box = page.locator("#view3d canvas").first.bounding_box()
+    page.locator("#view3d").scroll_into_view_if_needed()
+    box = page.locator("#view3d").bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(x, y)
     page.mouse.down()
@@ -169,7 +170,7 @@ def test_a_bad_mask_gets_the_message_of_the_terminal(page: Page, address: str, f
     expect(page.locator("#result")).to_be_hidden()
 
 
-def test_app_py_opens_with_a_sample_and_stays_at_home(page: Page, tmp_path: Path):
+def test_app_py_opens_with_a_sample_keeps_it_at_home_and_forgets_it(page: Page, tmp_path: Path):
     requests = []
     page.on("request", lambda request: requests.append(request.url))
     environment = {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": "PORT"}
@@ -180,5 +181,11 @@ def test_app_py_opens_with_a_sample_and_stays_at_home(page: Page, tmp_path: Path
         page.click("#sample-heart")
         expect(page.locator("#volumes")).to_contain_text("left ventricle cavity", timeout=WAIT_MS)
         assert page.evaluate("localStorage.length + sessionStorage.length") == 0
+        assert list(tmp_path.rglob("*.npy")) and list(tmp_path.rglob("*.nii.gz"))
+        page.close()
+        deadline = time.monotonic() + WAIT_MS / 1000
+        while left := [path for path in tmp_path.rglob("*.*") if path.suffix in (".npy", ".gz", ".png")]:
+            assert time.monotonic() < deadline, left
+            time.sleep(0.2)
         foreign = [url for url in requests if not url.startswith((address, "data:", "blob:"))]
         assert len(requests) > 10 and not foreign

@@ -1,0 +1,91 @@
+"""The command line on real scans: outputs, run.json, --continue, names, evaluation reports."""
+
+import json
+
+import nibabel
+import numpy as np
+import pytest
+from conftest import write_nifti
+
+from app.cli import main
+
+
+@pytest.fixture
+def segment(scan, tmp_path, tiny_weights):
+    def run(*queries, extra=(), out="out"):
+        arguments = ["segment", "--weights", tiny_weights, "--reference", scan[0], "--mask", scan[1]]
+        arguments += ["--output", tmp_path / out, *extra, "--query", *queries]
+        return main([str(a) for a in arguments]), tmp_path / out
+
+    return run
+
+
+def test_each_result_lies_on_its_querys_grid(segment, tmp_path, sample):
+    folder = tmp_path / "queries"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    oblique = np.array([[0.9, -0.3, 0, 5], [0.3, 0.9, 0.1, -7], [0, -0.1, 2.0, 3], [0, 0, 0, 1]])
+    write_nifti(folder / "oblique.nii.gz", rng.normal(size=(12, 17, 9)).astype(np.float32), oblique)
+    write_nifti(folder / "flat.nii", rng.normal(size=(30, 31, 1)).astype(np.float32), np.diag([-1.0, 1, 10, 1]))
+    (folder / "real.nii.gz").write_bytes((sample / "query.nii.gz").read_bytes())
+    (folder / "notes.txt").write_text("not a scan")
+    code, out = segment(folder, extra=("--names", "1=ball"))
+    assert code == 0
+    report = json.loads((out / "run.json").read_text())
+    assert set(report["results"]) == {"oblique.nii.gz", "flat.nii", "real.nii.gz"}
+    for name, entry in report["results"].items():
+        query, mask = nibabel.load(folder / name), nibabel.load(out / name)
+        assert mask.shape == query.shape
+        assert (mask.affine == query.affine).all()
+        for code_name in ("qform_code", "sform_code", "pixdim", "xyzt_units"):
+            assert (mask.header[code_name] == query.header[code_name]).all(), (name, code_name)
+        volume = (np.asarray(mask.dataobj) == 1).sum() * abs(np.linalg.det(query.affine[:3, :3])) / 1000
+        assert entry["volumes_ml"]["ball"] == pytest.approx(volume, rel=1e-4)
+    assert report["spacing_mm"] > 0
+    assert len(report["weights_sha256"]) == 64
+
+
+def test_continue_keeps_what_is_there(segment, scan):
+    code, out = segment(scan[0])
+    before = (out / "scan.nii.gz").stat().st_mtime_ns
+    code, out = segment(scan[0], scan[1], extra=("--continue",))
+    assert code == 0
+    assert (out / "scan.nii.gz").stat().st_mtime_ns == before
+    results = json.loads((out / "run.json").read_text())["results"]
+    assert results["scan.nii.gz"]["status"] == "kept"
+    assert results["mask.nii.gz"]["status"] == "done"
+
+
+def test_results_never_overwrite_scans_or_each_other(segment, scan, tmp_path, capsys):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "scan.nii.gz").write_bytes(scan[0].read_bytes())
+    code, _ = segment(scan[0], tmp_path / "other" / "scan.nii.gz")
+    assert code == 2
+    assert "would overwrite" in capsys.readouterr().err
+    before = scan[0].read_bytes()
+    code, _ = segment(scan[0], out=".")
+    assert code == 2
+    assert scan[0].read_bytes() == before
+
+
+def test_evaluate_writes_the_report(raw_data, tmp_path, tiny_weights, capsys):
+    report = tmp_path / "report.json"
+    arguments = ["evaluate", "--weights", tiny_weights, "--dataset", "901", "--raw-data", raw_data]
+    assert main([str(a) for a in [*arguments, "--draws", "2", "--output", report]]) == 0
+    found = json.loads(report.read_text())
+    assert set(found["per_class"]) == {"ball", "core"}
+    assert set(found["per_class"]["ball"]) == {"dice_mean", "dice_std", "n"}
+    assert found["per_class"]["ball"]["n"] == 4  # two validation cases, two draws
+    assert found["seen"] == "unseen"
+    assert found["mean_dice"] == pytest.approx(np.mean([c["dice_mean"] for c in found["per_class"].values()]))
+    assert {"weights_sha256", "command", "seconds_per_query", "per_case"} <= set(found)
+    patients = json.loads((raw_data / "Dataset901_Balls" / "patients.json").read_text())
+    assert all(patients[p["query"]] != patients[p["reference"]] for p in found["per_case"])
+
+
+def test_unknown_weights_and_names_are_named(segment, scan, capsys):
+    assert main(["evaluate", "--weights", "nobody", "--dataset", "4"]) == 2
+    assert "nobody" in capsys.readouterr().err
+    code, _ = segment(scan[0], extra=("--names", "ball"))
+    assert code == 2
+    assert "value=name" in capsys.readouterr().err
