@@ -11,7 +11,6 @@ from iris_core import __version__
 from iris_core.case import InputError
 
 
-
 @dataclass(frozen=True)
 class Train:
     """Train on nnU-Net raw datasets; leaves a weights folder that segment, evaluate and app take."""
@@ -163,8 +162,8 @@ class Evaluate:
         pairs = draw_pairs(dataset.patients, queries, pool, self.draws, self.seed)
         if not pairs:
             raise InputError(
-                f"{dataset.name}: split {self.split!r} holds {len(queries)} queries and no reference of another patient;"
-                " try --split all"
+                f"{dataset.name}: split {self.split!r} must hold queries and references of other patients,"
+                f" it holds {len(queries)} queries; try --split all"
             )
         scores = []
         bar = tqdm(
@@ -181,7 +180,7 @@ class Evaluate:
             "weights": self.weights,
             "weights_sha256": service.checkpoint.sha256,
             "dataset": dataset.name,
-            "seen": "dataset in training, these patients not" if seen and self.split == "val" else ("in training" if seen else "unseen"),
+            "seen": seen_tag(bool(seen), self.split),
             "split": self.split,
             **summarise(scores),
             "seconds_per_query": sum(s.seconds for s in scores) / len(scores),
@@ -189,7 +188,8 @@ class Evaluate:
         }
         for name, values in report["per_class"].items():
             print(f"{name:30s} Dice {values['dice_mean']:.3f} ± {values['dice_std']:.3f} (n={values['n']})")
-        print(f"{'mean':30s} Dice {report['mean_dice']:.3f}, {report['seconds_per_query']:.2f} s a query, {report['seen']}")
+        seconds = report["seconds_per_query"]
+        print(f"{'mean':30s} Dice {report['mean_dice']:.3f}, {seconds:.2f} s a query, {report['seen']}")
         if self.output:
             write_json(self.output, report)
         return 0
@@ -217,13 +217,22 @@ class App:
 COMMANDS = {"train": Train, "segment": Segment, "evaluate": Evaluate, "app": App}
 
 
+def seen_tag(seen: bool, split: str) -> str:
+    """What the weights' training knew of an evaluation's queries."""
+    if not seen:
+        return "unseen dataset"
+    return "seen dataset, unseen patients" if split == "val" else "seen dataset, patients in training"
+
+
 def parse_names(pairs: tuple[str, ...]) -> dict[int, str]:
-    """('1=liver', …) → {1: 'liver'}."""
+    """('1=liver', …) → {1: 'liver'}. Raises InputError for another form and for a value or name given twice."""
     names = {}
     for pair in pairs:
         value, _, name = pair.partition("=")
-        if not name or not value.lstrip("-").isdigit():
-            raise InputError(f"--names must be value=name, got {pair!r}")
+        if not name or not value.lstrip("-").isdecimal():
+            raise InputError(f"class names must be value=name, got {pair!r}")
+        if int(value) in names or name in names.values():
+            raise InputError(f"class names must differ, and name each value once, got {pair!r} too")
         names[int(value)] = name
     return names
 

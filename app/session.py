@@ -18,7 +18,7 @@ from app.viewers.slices import grey
 from iris_core.case import Case, InputError
 from iris_core.embeddings import TaskEmbedding
 from iris_core.geometry import oriented
-from nnunet_adapters.folder import output_name, volumes_ml
+from nnunet_adapters.folder import named_outputs, volumes_ml
 from nnunet_adapters.images import read_reference, read_scan, write_mask
 
 
@@ -144,13 +144,8 @@ def segment_like(
         if not path.is_file():
             raise InputError(f"{path.name}: is no longer kept on the server; upload it again")
     reference = read_reference(reference_path, mask_path, names)
-    targets: dict[str, Path] = {}
+    targets = named_outputs(query_paths)
     failures = []
-    for query in query_paths:
-        name = output_name(query)
-        if name in targets:
-            raise InputError(f"{query}: its result would overwrite that of {targets[name]}; rename one of the two")
-        targets[name] = query
     embedding = service.encode(reference, grid, None, strategy)
     scans = [_scan(f"reference: {reference_path.name}", reference, reference.labels, embedding, folder / "0")]
     masks = []

@@ -29,7 +29,9 @@ def measure(preset: str, k: int, queries: int) -> dict[str, float]:
     labels = np.zeros((128, 128, 128), np.int32)
     for value in range(1, k + 1):  # k slabs: present everywhere, of the same size
         labels[8:120, 8:120, 8 + (value - 1) * 112 // k : 8 + value * 112 // k] = value
-    scans = [Case(rng.normal(size=labels.shape).astype(np.float32), np.diag([1.5, 1.5, 1.5, 1])) for _ in range(queries)]
+    scans = [
+        Case(rng.normal(size=labels.shape).astype(np.float32), np.diag([1.5, 1.5, 1.5, 1])) for _ in range(queries)
+    ]
     reference = Case(scans[0].image, scans[0].affine, labels, plain_classes(labels))
     loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     segment(model, one_shot(model, reference, "paper"), scans[0])  # warm-up
@@ -39,9 +41,11 @@ def measure(preset: str, k: int, queries: int) -> dict[str, float]:
     for scan in scans:
         segment(model, embedding, scan)
     ended = time.perf_counter()
-    peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else (
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - loaded
-    ) / 2**20
+    peak = (
+        torch.cuda.max_memory_allocated() / 2**30
+        if device.type == "cuda"
+        else (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - loaded) / 2**20
+    )
     return {"encode": encoded - started, "query": (ended - encoded) / queries, "total": ended - started, "gib": peak}
 
 

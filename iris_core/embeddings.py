@@ -66,9 +66,7 @@ class MemoryBank:
         """Fold in one episode's T (batch of one, classes in the order of ``keys``)."""
         bare = task.without_memory().map(lambda t: t.float().cpu())
         for k, key in enumerate(keys):
-            new = replace(
-                bare.map(lambda t, k=k: t[:, k : k + 1].clone()), memory_keys=bare.memory_keys.clone()
-            )
+            new = replace(bare.map(lambda t, k=k: t[:, k : k + 1].clone()), memory_keys=bare.memory_keys.clone())
             n = self.counts.get(key, 0)
             decay = min(BANK_DECAY, n / (n + 10))
             old = self.entries.get(key, new)
@@ -79,7 +77,9 @@ class MemoryBank:
 
     def tensors(self) -> dict[str, Tensor]:
         """Flat, for a safetensors file: 'Dataset/class:part' and 'Dataset/class:count'."""
-        parts = {f"{k}:{f.name}": getattr(t, f.name).contiguous() for k, t in self.entries.items() for f in fields(Task)}
+        parts = {
+            f"{k}:{f.name}": getattr(t, f.name).contiguous() for k, t in self.entries.items() for f in fields(Task)
+        }
         return parts | {f"{k}:count": torch.tensor(n) for k, n in self.counts.items()}
 
     @classmethod

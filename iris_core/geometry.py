@@ -91,9 +91,7 @@ class WorkingGrid:
 
     @property
     def working_shape(self) -> tuple[int, int, int]:
-        return tuple(
-            max(1, round(n * s / self.working_mm)) for n, s in zip(self.shape, self.spacing_mm, strict=True)
-        )
+        return tuple(max(1, round(n * s / self.working_mm)) for n, s in zip(self.shape, self.spacing_mm, strict=True))
 
     def positions(self, axis: int, working: np.ndarray) -> np.ndarray:
         """Working-grid index → index in the volume, along one axis."""

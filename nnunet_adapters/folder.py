@@ -30,6 +30,17 @@ def output_name(query: Path) -> str:
     return stem(query) + (".mha" if ending(query) == ".mhd" else ending(query))
 
 
+def named_outputs(queries: list[Path]) -> dict[str, Path]:
+    """Name of the mask → query. Raises InputError where two queries would write one file."""
+    names: dict[str, Path] = {}
+    for query in queries:
+        name = output_name(query)
+        if name in names:
+            raise InputError(f"{query}: its result would overwrite that of {names[name]}; rename one of the two")
+        names[name] = query
+    return names
+
+
 def volumes_ml(labels: np.ndarray, embedding: TaskEmbedding, spacing_mm: np.ndarray) -> dict[str, float]:
     """Class name → volume in mL."""
     voxel = float(np.prod(spacing_mm)) / 1000
@@ -48,12 +59,7 @@ def segment_queries(
 
     keep: leave masks that exist. report: goes into run.json, with an entry a query.
     """
-    names = {}
-    for query in queries:
-        name = output_name(query)
-        if name in names:
-            raise InputError(f"{query}: its result would overwrite that of {names[name]}; rename one of the two")
-        names[name] = query
+    names = named_outputs(queries)
     entries, failed = {}, 0
     for name, query in tqdm(names.items(), "queries", unit="scan"):
         target = output / name

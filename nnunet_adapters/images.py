@@ -86,7 +86,7 @@ def _unpacked_size(path: Path, need: int) -> int:
     total = 0
     try:
         with gzip.open(path) as file:
-            while chunk := file.read(2**20):
+            while chunk := file.read(2**16):
                 total += len(chunk)
     except (EOFError, OSError, zlib.error):
         pass
@@ -174,7 +174,8 @@ def check_same_grid(mask_path, mask_shape, mask_affine, path, shape, affine) -> 
     corners = np.array([[i, j, k, 1] for i in (0, shape[0]) for j in (0, shape[1]) for k in (0, shape[2])]).T
     if np.abs((mask_affine - affine) @ corners).max() > max(tolerance, 1e-3):
         raise InputError(
-            f"{mask_path}: a mask must lie on its image's grid; its affine\n{mask_affine}\nis not that of {path}\n{affine}"
+            f"{mask_path}: a mask must lie on its image's grid; its affine\n{mask_affine}\n"
+            f"is not that of {path}\n{affine}"
         )
 
 
@@ -259,6 +260,7 @@ def write_mask(labels: np.ndarray, like: Path, output: Path) -> None:
     scan = _read_dicom(like) if like.is_dir() else sitk.ReadImage(str(like))
     mask.CopyInformation(scan)
     for key in scan.GetMetaDataKeys():
-        if not like.is_dir() and not key.startswith("ITK_"):
-            mask.SetMetaData(key, scan.GetMetaData(key))
+        value = scan.GetMetaData(key)
+        if value and not like.is_dir() and not key.startswith("ITK_"):
+            mask.SetMetaData(key, value)
     write_atomically(output, lambda temporary: sitk.WriteImage(mask, str(temporary), True))

@@ -98,7 +98,9 @@ def open_dataset(identifier: str, raw_data: Path | None = None, channel: int = 0
         raise InputError(f"{folder}: --channel must be one of {dict(enumerate(channels.values()))}, got {channel}")
     files = {k: ([Path(i) for i in v["images"]], Path(v["label"])) for k, v in listed.items()}
     if not files:
-        raise InputError(f"{folder}: imagesTr must hold scans that end in _0000{description['file_ending']}, found none")
+        raise InputError(
+            f"{folder}: imagesTr must hold scans that end in _0000{description['file_ending']}, found none"
+        )
     for case, (images, label) in files.items():
         if len(images) <= channel or not label.is_file():
             raise InputError(f"{folder}: case {case} must have channel {channel} and {label.name}, found {images}")
@@ -123,11 +125,8 @@ def _classes(labels: dict, manager) -> tuple[LabelClass, ...]:
     """Classes in dataset.json's order; regions are written with nnU-Net's regions_class_order."""
     named = {n: v for n, v in labels.items() if n not in ("background", "ignore") and v != 0}
     members = {n: tuple(int(i) for i in (v if isinstance(v, (list, tuple)) else [v])) for n, v in named.items()}
-    if manager.has_regions:
-        values = [int(v) for v in manager.regions_class_order]
-    else:
-        values = [m[0] for m in members.values()]
-    return tuple(LabelClass(n, v, m) for (n, m), v in zip(members.items(), values, strict=True))
+    values = manager.regions_class_order if manager.has_regions else [m[0] for m in members.values()]
+    return tuple(LabelClass(n, int(v), m) for (n, m), v in zip(members.items(), values, strict=True))
 
 
 def split(dataset: RawDataset, folder: Path) -> tuple[list[str], list[str]]:
@@ -166,7 +165,9 @@ def evaluation_split(dataset: RawDataset, seen: dict | None, splits: Path | None
     if seen:
         missing = set(seen["train"] + seen["val"]) - set(dataset.files)
         if missing:
-            raise InputError(f"{dataset.folder}: the weights' split names cases it does not hold: {sorted(missing)[:5]}")
+            raise InputError(
+                f"{dataset.folder}: the weights' split names cases it does not hold: {sorted(missing)[:5]}"
+            )
         return seen["train"], seen["val"]
     folder = splits or os.environ.get("nnUNet_preprocessed")
     if folder:

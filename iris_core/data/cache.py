@@ -31,7 +31,7 @@ def write_case(path: Path, case: Case, scheme: str) -> None:
     """Orient, normalise and store one labelled case."""
     image, spacing = oriented(case, normalise(case.image, scheme))
     labels, _ = oriented(case, case.labels)
-    small = labels.astype(np.uint8 if 0 <= labels.min() and labels.max() < 256 else np.int32)
+    small = labels.astype(np.uint8 if labels.min() >= 0 and labels.max() < 256 else np.int32)
 
     def write(temporary: Path) -> None:
         with open(temporary, "wb") as file:

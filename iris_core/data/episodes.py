@@ -80,9 +80,7 @@ class EpisodeDataset(Dataset):
         anchor = present[rng.integers(len(present))]
         near = [c for c in self._near(reference, anchor, present) if c is not anchor]
         chosen = [anchor, *(near[i] for i in rng.permutation(len(near))[: rng.integers(MAX_CLASSES)])]
-        automatic = choose_spacing(
-            (c.mask(reference.labels) for c in chosen), reference.spacing_mm, self.config.window
-        )
+        automatic = choose_spacing((c.mask(reference.labels) for c in chosen), reference.spacing_mm, self.config.window)
         spacing = automatic * np.exp(rng.uniform(*np.log(SPACING_JITTER)))
         edge = round(rng.choice(WINDOWS) * self.config.window / self.config.multiple) * self.config.multiple
         flips, own = rng.random(3) < FLIP, rng.random(2) < OWN_FIELD_OF_VIEW

@@ -23,7 +23,9 @@ class Score:
     seconds: float
 
 
-def draw_pairs(cases: dict[str, str], queries: list[str], pool: list[str], draws: int, seed: int) -> list[tuple[str, str]]:
+def draw_pairs(
+    cases: dict[str, str], queries: list[str], pool: list[str], draws: int, seed: int
+) -> list[tuple[str, str]]:
     """(reference, query): ``draws`` references a query, of other patients, without repetition while they last.
 
     cases: case → patient. A query whose pool holds no other patient is left out.
@@ -40,7 +42,11 @@ def draw_pairs(cases: dict[str, str], queries: list[str], pool: list[str], draws
 
 
 def evaluate_one_shot(
-    model: Iris, read: Callable[[str], Case], pairs: list[tuple[str, str]], scheme: str | None = None, grid: str = "auto"
+    model: Iris,
+    read: Callable[[str], Case],
+    pairs: list[tuple[str, str]],
+    scheme: str | None = None,
+    grid: str = "auto",
 ) -> Iterator[Score]:
     """Scores in the order of ``pairs``. seconds: decoding the query, its encoding included, the reference's not."""
     for reference, query in pairs:
@@ -52,7 +58,10 @@ def evaluate_one_shot(
         valid = None if asked.ignore is None else asked.labels != asked.ignore
         values = {c.name: c for c in shown.present()}
         yield Score(
-            query, reference, {n: dice(_written(c, shown, predicted), c.mask(asked.labels), valid) for n, c in values.items()}, seconds
+            query,
+            reference,
+            {n: dice(_written(c, shown, predicted), c.mask(asked.labels), valid) for n, c in values.items()},
+            seconds,
         )
 
 

@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from einops import einsum, rearrange, repeat
+from einops import einsum, rearrange
 from torch import Tensor, nn
 
 from iris_core.model.blocks import MLP, Attention, coordinates, exact, fourier
@@ -75,7 +75,9 @@ class Evidence(nn.Module):
         self.location_slack = nn.Parameter(torch.tensor(-3.0)) if location_prior else None
         self.sharpness = nn.Parameter(torch.tensor([10.0, 30.0])) if memory else None
 
-    def forward(self, task: Task, matching: list[Tensor], keys: Tensor | None, coarse: tuple, shape: tuple, box: Tensor):
+    def forward(
+        self, task: Task, matching: list[Tensor], keys: Tensor | None, coarse: tuple, shape: tuple, box: Tensor
+    ):
         """(b, K, n_maps, *shape). matching: projected query features; keys: of the query, on the ``coarse`` grid."""
         maps = [self.similarity(task, level, i, shape) for i, level in enumerate(matching)]
         if self.location_slack is not None:
@@ -112,7 +114,9 @@ class Evidence(nn.Module):
         outside = task.memory_masks[:, :1] < 0
         similarity = similarity.masked_fill(outside, -4.0)
         masks = task.memory_masks.clamp_min(0)
-        flat = torch.cat([einsum((similarity * s).softmax(-1), masks, "b q n, b k n -> b k q") for s in self.sharpness], 1)
+        flat = torch.cat(
+            [einsum((similarity * s).softmax(-1), masks, "b q n, b k n -> b k q") for s in self.sharpness], 1
+        )
         flat = flat.unflatten(2, coarse)
         return rearrange(resize(flat, shape), "b (two k) x y z -> b k two x y z", two=2)
 
@@ -137,7 +141,9 @@ class MaskDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.attention = TwoWayAttention(width, token_width, tokens, layers, heads)
-        self.class_embedding = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, fine_width))
+        self.class_embedding = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, fine_width)
+        )
         self.bias = nn.Parameter(torch.tensor(-2.0))
         self.evidence = evidence
         if evidence.n_maps:

@@ -157,7 +157,7 @@ class TaskEncoder(nn.Module):
         return torch.stack(levels, 2)
 
     def memory_keys(self, memory: Tensor, box: Tensor) -> Tensor:
-        """Unit vectors that say what and where each coarse position is: (b, N, M). The same for references and queries."""
+        """Unit vectors that say what and where a coarse position is: (b, N, M); of references and queries alike."""
         what = rearrange(self.memory_projection(memory), "b c x y z -> b (x y z) c")
         where = rearrange(coordinates(box, memory.shape[2:]), "b c x y z -> b (x y z) c")
         return F.normalize((what + self.memory_position(fourier(where))).float(), dim=-1)

@@ -5,7 +5,15 @@ import torch
 
 from iris_core.case import Case, InputError
 from iris_core.embeddings import TaskEmbedding, combine
-from iris_core.geometry import WorkingGrid, apply_matrices, choose_spacing, extent, oriented, window_shape, window_starts
+from iris_core.geometry import (
+    WorkingGrid,
+    apply_matrices,
+    choose_spacing,
+    extent,
+    oriented,
+    window_shape,
+    window_starts,
+)
 from iris_core.intensity import detect_scheme, normalise
 from iris_core.model.iris import Iris, precision
 
@@ -39,12 +47,16 @@ def one_shot(model: Iris, reference: Case, grid: str = "auto", scheme: str | Non
     for start in _windows(labels != 0, working, shape):
         matrices = working.window_matrices(start, shape)
         cut = apply_matrices(torch.from_numpy(np.ascontiguousarray(image)), matrices)
-        masks = torch.stack([apply_matrices(torch.from_numpy(c.mask(labels).astype(np.float32)), matrices) for c in classes])
+        masks = torch.stack(
+            [apply_matrices(torch.from_numpy(c.mask(labels).astype(np.float32)), matrices) for c in classes]
+        )
         if not masks.any():
             continue
         with precision(device):
             features = model.encode_image(cut[None, None].to(device))
-            tasks.append(model.encode_task(features, masks[None].to(device), working.box(start, shape)[None].to(device)))
+            tasks.append(
+                model.encode_task(features, masks[None].to(device), working.box(start, shape)[None].to(device))
+            )
         weights.append(masks.sum((1, 2, 3)))
     return TaskEmbedding(
         task=combine(tasks, torch.stack(weights).to(device)).map(lambda t: t.float()),

@@ -74,7 +74,13 @@ def train(
     loader = iter(_loader(episodes, config, iteration))
     stop = _StopSignal()
     started = time.monotonic() - elapsed
-    bar = tqdm(total=None if config.minutes else config.iterations, initial=iteration, unit="it", dynamic_ncols=True, smoothing=0.05)
+    bar = tqdm(
+        total=None if config.minutes else config.iterations,
+        initial=iteration,
+        unit="it",
+        dynamic_ncols=True,
+        smoothing=0.05,
+    )
 
     while iteration < config.iterations:
         elapsed = time.monotonic() - started
@@ -259,7 +265,9 @@ class _Log:
         kept = []
         if path.exists():
             with open(path, newline="") as file:
-                kept = [row for row in csv.reader(file) if len(row) == 3 and row[0].isdigit() and int(row[0]) <= iteration]
+                kept = [
+                    row for row in csv.reader(file) if len(row) == 3 and row[0].isdigit() and int(row[0]) <= iteration
+                ]
         self._file = open(path, "w", newline="")  # noqa: SIM115
         self._rows = csv.writer(self._file)
         self._rows.writerows([["iteration", "name", "value"], *kept])

@@ -64,5 +64,3 @@ def test_the_samples_were_not_trained_on(service):
         for case in sample["cases"].values():
             assert case in split["val"]
             assert case not in split["train"]
-
-

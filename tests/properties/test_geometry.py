@@ -21,9 +21,7 @@ from iris_core.geometry import (
     window_starts,
 )
 
-ALL_48 = [
-    (axes, flips) for axes in itertools.permutations(range(3)) for flips in itertools.product((1, -1), repeat=3)
-]
+ALL_48 = [(axes, flips) for axes in itertools.permutations(range(3)) for flips in itertools.product((1, -1), repeat=3)]
 
 
 def affine_of(axes, flips, spacing=(1.0, 1.0, 1.0)) -> np.ndarray:

@@ -7,12 +7,33 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MAY_IMPORT = {
-    "iris_core": {"iris_core", "torch", "numpy", "einops", "safetensors", "batchgenerators", "pytorch_optimizer", "tqdm"},
+    "iris_core": {
+        "iris_core",
+        "torch",
+        "numpy",
+        "einops",
+        "safetensors",
+        "batchgenerators",
+        "pytorch_optimizer",
+        "tqdm",
+    },
     "weights": {"iris_core"},
     "nnunet_adapters": {"nnunet_adapters", "iris_core", "nnunetv2", "nibabel", "SimpleITK", "numpy", "tqdm"},
 }
 # Inside the core, a room may import itself and the rooms before it.
-LAYERS = ["case", "geometry", "intensity", "model", "embeddings", "checkpoint", "strategies", "inference", "evaluation", "data", "training"]
+LAYERS = [
+    "case",
+    "geometry",
+    "intensity",
+    "model",
+    "embeddings",
+    "checkpoint",
+    "strategies",
+    "inference",
+    "evaluation",
+    "data",
+    "training",
+]
 STANDARD_LIBRARY = __import__("sys").stdlib_module_names
 
 

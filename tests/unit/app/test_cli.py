@@ -76,7 +76,7 @@ def test_evaluate_writes_the_report(raw_data, tmp_path, tiny_weights, capsys):
     assert set(found["per_class"]) == {"ball", "core"}
     assert set(found["per_class"]["ball"]) == {"dice_mean", "dice_std", "n"}
     assert found["per_class"]["ball"]["n"] == 4  # two validation cases, two draws
-    assert found["seen"] == "unseen"
+    assert found["seen"] == "unseen dataset"
     assert found["mean_dice"] == pytest.approx(np.mean([c["dice_mean"] for c in found["per_class"].values()]))
     assert {"weights_sha256", "command", "seconds_per_query", "per_case"} <= set(found)
     patients = json.loads((raw_data / "Dataset901_Balls" / "patients.json").read_text())

@@ -18,7 +18,9 @@ def test_foreground_stream_equals_eq_2():
     masks[0, 1] = 0
     masks[0, 1, 3, 5, 7] = 1  # a structure of one voxel survives
     literal = F.interpolate(features, size=masks.shape[2:], mode="trilinear")
-    literal = torch.stack([(literal * m[:, None]).sum((2, 3, 4)) / m.sum((1, 2, 3))[:, None] for m in masks.unbind(1)], 1)
+    literal = torch.stack(
+        [(literal * m[:, None]).sum((2, 3, 4)) / m.sum((1, 2, 3))[:, None] for m in masks.unbind(1)], 1
+    )
     assert close(masked_mean(features, pull_down(masks, features.shape[2:])), literal)
 
 

@@ -85,7 +85,10 @@ BAD_SCANS = {
     "NaN": (lambda p: zeros(p, value=np.nan), "NaN or infinite"),
     "infinity": (lambda p: zeros(p, value=np.inf), "NaN or infinite"),
     "zero spacing": (lambda p: header_with(zeros(p), pixdim=(1, 0, 1, 1, 0, 0, 0, 0)), "voxel size must be positive"),
-    "negative spacing": (lambda p: header_with(zeros(p), pixdim=(1, 1, -2, 1, 0, 0, 0, 0)), "voxel size must be positive"),
+    "negative spacing": (
+        lambda p: header_with(zeros(p), pixdim=(1, 1, -2, 1, 0, 0, 0, 0)),
+        "voxel size must be positive",
+    ),
     "singular affine": (
         lambda p: header_with(zeros(p), sform_code=(1,), srow=(1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0)),
         "affine must be invertible",
@@ -119,7 +122,18 @@ def test_a_bad_reference_is_refused_in_the_terminal(bad, scan, tmp_path, tiny_we
     path, message = bad
     out = tmp_path / "out"
     code, error = run(
-        capsys, "segment", "--weights", tiny_weights, "--reference", path, "--mask", scan[1], "--query", scan[0], "--output", out
+        capsys,
+        "segment",
+        "--weights",
+        tiny_weights,
+        "--reference",
+        path,
+        "--mask",
+        scan[1],
+        "--query",
+        scan[0],
+        "--output",
+        out,
     )
     assert code == 2
     assert path.name in error
@@ -155,7 +169,18 @@ def test_a_bad_mask_is_refused(kind, scan, tmp_path, tiny_weights, capsys):
     mask = make(tmp_path / "bad_mask.nii.gz")
     out = tmp_path / "out"
     code, error = run(
-        capsys, "segment", "--weights", tiny_weights, "--reference", scan[0], "--mask", mask, "--query", scan[0], "--output", out
+        capsys,
+        "segment",
+        "--weights",
+        tiny_weights,
+        "--reference",
+        scan[0],
+        "--mask",
+        mask,
+        "--query",
+        scan[0],
+        "--output",
+        out,
     )
     assert code == 2
     assert "bad_mask.nii.gz" in error

@@ -27,7 +27,17 @@ def test_a_mask_keeps_the_nifti_header_of_its_scan(tmp_path, cls):
     assert type(mask) is type(scan)
     assert (np.asarray(mask.dataobj) == labels).all()
     assert (mask.affine == scan.affine).all()
-    for name in ("dim", "pixdim", "qform_code", "sform_code", "quatern_b", "qoffset_x", "srow_x", "descrip", "xyzt_units"):
+    for name in (
+        "dim",
+        "pixdim",
+        "qform_code",
+        "sform_code",
+        "quatern_b",
+        "qoffset_x",
+        "srow_x",
+        "descrip",
+        "xyzt_units",
+    ):
         assert (mask.header[name] == scan.header[name]).all(), name
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["mask.nii.gz"]
 
@@ -84,6 +94,8 @@ def test_labels_may_have_gaps_and_negative_values(tmp_path, scan):
 
 
 def test_big_endian_nifti_is_read(tmp_path):
-    image = nibabel.Nifti1Image(np.arange(60, dtype=">f4").reshape(3, 4, 5), np.eye(4), nibabel.Nifti1Header(endianness=">"))
+    image = nibabel.Nifti1Image(
+        np.arange(60, dtype=">f4").reshape(3, 4, 5), np.eye(4), nibabel.Nifti1Header(endianness=">")
+    )
     nibabel.save(image, tmp_path / "scan.nii")
     assert read_scan(tmp_path / "scan.nii").image[2, 3, 4] == 59
