@@ -173,7 +173,10 @@ class Evaluate:
         )
         for score in bar:
             scores.append(score)
-            bar.set_postfix_str(f"mean Dice {summarise(scores)['mean_dice']:.3f}")
+            if (mean := summarise(scores)["mean_dice"]) is not None:
+                bar.set_postfix_str(f"mean Dice {mean:.3f}")
+        if summarise(scores)["mean_dice"] is None:
+            raise InputError(f"{dataset.name}: no reference drawn shows a class; more --draws or another --seed may")
         report = {
             "command": ["iris", *sys.argv[1:]],
             "version": __version__,
@@ -183,7 +186,7 @@ class Evaluate:
             "seen": seen_tag(bool(seen), self.split),
             "split": self.split,
             **summarise(scores),
-            "seconds_per_query": sum(s.seconds for s in scores) / len(scores),
+            "seconds_per_query": sum(s.seconds for s in scores) / sum(bool(s.dice) for s in scores),
             "per_case": [vars(s) for s in scores],
         }
         for name, values in report["per_class"].items():

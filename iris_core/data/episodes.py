@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from iris_core.case import LabelClass
+from iris_core.case import InputError, LabelClass
 from iris_core.data.augment import augment
 from iris_core.data.cache import CachedCase, read_case, read_index
 from iris_core.geometry import WorkingGrid, apply_matrices, choose_spacing, extent, window_shape
 from iris_core.model.iris import IrisConfig
 
-MAX_CLASSES = 6  # a episode; memory and time grow with it
+MAX_CLASSES = 6  # an episode; memory and time grow with it
 WINDOWS = (2 / 3, 5 / 6, 1)  # edge of an episode's windows, as a share of the model's: partial views, and cheaper
 SPACING_JITTER = (0.8, 1.25)  # around the automatic choice
 QUERY_ELSEWHERE = 0.25  # share of query windows placed anywhere, as a sliding window is
@@ -51,6 +51,7 @@ class EpisodeDataset(Dataset):
         self.cache, self.config, self.seed = cache, config, seed
         index = read_index(cache)
         self.datasets = {name: d for name, d in index.items() if d["train"]}
+        self.classes = {name: [LabelClass(**c) for c in d["classes"]] for name, d in self.datasets.items()}
         patients = [len({d["cases"][c] for c in d["train"]}) for d in self.datasets.values()]
         self.probabilities = np.array(patients, float) ** DATASET_EXPONENT
         self.probabilities /= self.probabilities.sum()
@@ -59,9 +60,14 @@ class EpisodeDataset(Dataset):
         rng = np.random.default_rng((self.seed, i))
         random.seed(int(rng.integers(2**32)))  # batchgenerators draws from both global states
         np.random.seed(rng.integers(2**32))
-        name = list(self.datasets)[rng.choice(len(self.datasets), p=self.probabilities)]
-        reference, query = self._pair(rng, name)
-        return self._episode(rng, name, reference, query)
+        for _ in range(1000):  # a case may show nothing, such as a patient without a lesion: it is no reference
+            name = list(self.datasets)[rng.choice(len(self.datasets), p=self.probabilities)]
+            reference, query = self._pair(rng, name)
+            values = set(np.unique(reference.labels).tolist())
+            present = [c for c in self.classes[name] if values.intersection(c.members)]
+            if present:
+                return self._episode(rng, name, present, reference, query)
+        raise InputError(f"{self.cache}: training cases must show at least one class, 1000 drawn at random showed none")
 
     def _pair(self, rng: np.random.Generator, name: str) -> tuple[CachedCase, CachedCase]:
         """Cases of two patients; of one patient if there is no other; the same case if there is no other."""
@@ -72,11 +78,8 @@ class EpisodeDataset(Dataset):
         second = others[rng.integers(len(others))]
         return tuple(_read(self.cache / name / f"{case}.npz") for case in (first, second))
 
-    def _episode(self, rng, name: str, reference: CachedCase, query: CachedCase) -> Episode:
-        classes = [LabelClass(**c) for c in self.datasets[name]["classes"]]
+    def _episode(self, rng, name: str, present: list[LabelClass], reference: CachedCase, query: CachedCase) -> Episode:
         ignore = self.datasets[name]["ignore"]
-        values = set(np.unique(reference.labels).tolist())
-        present = [c for c in classes if values.intersection(c.members)]
         anchor = present[rng.integers(len(present))]
         near = [c for c in self._near(reference, anchor, present) if c is not anchor]
         chosen = [anchor, *(near[i] for i in rng.permutation(len(near))[: rng.integers(MAX_CLASSES)])]

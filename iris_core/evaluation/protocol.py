@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from iris_core.case import Case
+from iris_core.case import Case, LabelClass
 from iris_core.evaluation.metrics import dice
 from iris_core.inference import segment
 from iris_core.model.iris import Iris
@@ -15,11 +15,14 @@ from iris_core.strategies.one_shot import one_shot
 
 @dataclass(frozen=True)
 class Score:
-    """One query with one reference. dice: class name → Dice, NaN where neither mask has the class."""
+    """One query with one reference. dice: class name → Dice, None where neither mask has the class.
+
+    Empty if the reference showed nothing: then nothing was asked, and seconds is 0.
+    """
 
     query: str
     reference: str
-    dice: dict[str, float]
+    dice: dict[str, float | None]
     seconds: float
 
 
@@ -51,37 +54,34 @@ def evaluate_one_shot(
     """Scores in the order of ``pairs``. seconds: decoding the query, its encoding included, the reference's not."""
     for reference, query in pairs:
         shown, asked = read(reference), read(query)
+        classes = shown.present()
+        if not classes:
+            yield Score(query, reference, {}, 0.0)
+            continue
         embedding = one_shot(model, shown, grid, scheme)
         started = time.perf_counter()
         predicted = segment(model, embedding, asked)
         seconds = time.perf_counter() - started
         valid = None if asked.ignore is None else asked.labels != asked.ignore
-        values = {c.name: c for c in shown.present()}
-        yield Score(
-            query,
-            reference,
-            {n: dice(_written(c, shown, predicted), c.mask(asked.labels), valid) for n, c in values.items()},
-            seconds,
-        )
+        scores = {c.name: dice(_written(c, shown, predicted), c.mask(asked.labels), valid) for c in classes}
+        yield Score(query, reference, scores, seconds)
 
 
-def _written(wanted, case: Case, predicted: np.ndarray) -> np.ndarray:
+def _written(wanted: LabelClass, case: Case, predicted: np.ndarray) -> np.ndarray:
     """Where the label map shows a class: its value, or for a region the values of all classes inside it."""
-    inside = [c.value for c in case.classes if set(c.members) <= set(wanted.members)]
-    return np.isin(predicted, inside)
+    return np.isin(predicted, [c.value for c in case.classes if set(c.members) <= set(wanted.members)])
 
 
 def summarise(scores: list[Score]) -> dict:
-    """mean_dice (the mean over classes) and per_class: mean, standard deviation and number of values."""
-    names = sorted({name for score in scores for name in score.dice})
+    """mean_dice (the mean over classes, None without any) and per_class: mean, standard deviation, number of values."""
     per_class = {}
-    for name in names:
-        values = np.array([s.dice[name] for s in scores if not np.isnan(s.dice.get(name, np.nan))])
-        if len(values):
+    for name in sorted({name for score in scores for name in score.dice}):
+        values = [s.dice[name] for s in scores if s.dice.get(name) is not None]
+        if values:
             per_class[name] = {
-                "dice_mean": float(values.mean()),
-                "dice_std": float(values.std()),
+                "dice_mean": float(np.mean(values)),
+                "dice_std": float(np.std(values)),
                 "n": len(values),
             }
     means = [c["dice_mean"] for c in per_class.values()]
-    return {"mean_dice": float(np.mean(means)) if means else float("nan"), "per_class": per_class}
+    return {"mean_dice": float(np.mean(means)) if means else None, "per_class": per_class}

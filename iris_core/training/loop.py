@@ -222,9 +222,9 @@ def _validate(model: Iris, cache: Path, config: TrainConfig) -> dict[str, float]
             affine = np.diag([*cached.spacing_mm, 1.0])
             return Case(cached.image, affine, cached.labels.astype(np.int32), classes, ignore, case)
 
-        scores = list(evaluate_one_shot(model, read, pairs, "percentile"))
-        if scores:
-            report[f"dice/{name}"] = summarise(scores)["mean_dice"]
+        mean = summarise(list(evaluate_one_shot(model, read, pairs, "percentile")))["mean_dice"]
+        if mean is not None:
+            report[f"dice/{name}"] = mean
     model.train()
     return report
 

@@ -1,0 +1,124 @@
+"""Small parts: intensities, the memory bank, combining tasks, checkpoints, metrics."""
+
+import numpy as np
+import pytest
+import torch
+
+from iris_core import checkpoint
+from iris_core.case import Case, InputError
+from iris_core.embeddings import MemoryBank, combine
+from iris_core.evaluation.metrics import dice
+from iris_core.evaluation.protocol import Score, draw_pairs, summarise
+from iris_core.intensity import detect_scheme, normalise
+from iris_core.model.iris import PRESETS, Iris
+from iris_core.model.task_encoder import Task
+
+
+def a_task(k=2, n=5) -> Task:
+    torch.manual_seed(k)
+    prototypes = torch.nn.functional.normalize(torch.randn(1, k, 3, 2, 8), dim=-1)
+    return Task(torch.randn(1, k, 4, 64), prototypes, torch.rand(1, k, 10), torch.randn(1, n, 8), torch.rand(1, k, n))
+
+
+def test_intensities_are_clipped_then_standardised():
+    image = np.linspace(-2000, 3000, 1000).reshape(10, 10, 10)
+    assert detect_scheme(image) == "ct"
+    assert detect_scheme(np.abs(image)) == "percentile"
+    ct = normalise(image, "ct")
+    assert ct.mean() == pytest.approx(0, abs=1e-5)
+    assert ct.std() == pytest.approx(1, abs=1e-4)
+    assert np.ptp(ct[image > 500]) == 0
+    assert np.ptp(ct[image < -990]) == 0
+    assert np.isfinite(normalise(np.full((4, 4, 4), 7.0), "percentile")).all()
+    assert (normalise(np.abs(image), "percentile") * 0 == 0).all()
+    with pytest.raises(InputError, match="intensity scheme"):
+        normalise(image, "mri")
+
+
+def test_the_bank_averages_each_class_and_survives_a_file(tmp_path):
+    bank, task = MemoryBank(), a_task()
+    bank.update(["D/a", "D/b"], task)
+    assert torch.allclose(bank.entries["D/a"].tokens, task.tokens[:, :1])
+    other = a_task().map(lambda t: t + 1)
+    bank.update(["D/b", "D/a"], other)  # a second value of each, classes in another order
+    decay = 1 / 11
+    expected = decay * task.tokens[:, :1] + (1 - decay) * other.tokens[:, 1:]
+    assert torch.allclose(bank.entries["D/a"].tokens, expected, atol=1e-6)
+    assert bank.entries["D/a"].memory_keys.shape[1] == 0
+    bank.save(tmp_path / "bank.safetensors")
+    loaded = MemoryBank.load(tmp_path / "bank.safetensors")
+    assert loaded.counts == {"D/a": 2, "D/b": 2}
+    assert torch.equal(loaded.entries["D/b"].location, bank.entries["D/b"].location)
+
+
+def test_combined_tasks_are_weighted_means_and_memories_joined():
+    first, second = a_task(), a_task().map(lambda t: t + 1)
+    both = combine([first, second], torch.tensor([[1.0, 0.0], [3.0, 2.0]]))
+    assert torch.allclose(both.tokens[:, 0], (first.tokens[:, 0] + 3 * second.tokens[:, 0]) / 4)
+    assert torch.allclose(both.tokens[:, 1], second.tokens[:, 1])  # only the second shows this class
+    assert both.memory_keys.shape[1] == 10
+    assert torch.allclose(both.prototypes.norm(dim=-1), torch.ones(1))
+
+
+def test_a_checkpoint_survives_and_a_damaged_one_is_refused(tmp_path):
+    model = Iris(PRESETS["tiny"])
+    checkpoint.save(tmp_path, model, MemoryBank(), {"datasets": {}})
+    loaded = checkpoint.load(tmp_path)
+    assert loaded.training == {"datasets": {}}
+    for name, value in model.state_dict().items():
+        assert torch.allclose(loaded.model.state_dict()[name], value, atol=1e-3), name
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "bank.safetensors",
+        "config.json",
+        "model.safetensors",
+        "training.json",
+    ]
+    (tmp_path / "config.json").write_text('{"widths": [8], "unknown": 1}')
+    with pytest.raises(InputError, match="not usable as Iris weights"):
+        checkpoint.load(tmp_path)
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail(temporary):
+        temporary.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        checkpoint.write_atomically(path, fail)
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_dice_and_its_summary():
+    a = np.array([1, 1, 0, 0], bool)
+    assert dice(a, a) == 1
+    assert dice(a, ~a) == 0
+    assert dice(a, np.array([1, 0, 0, 0], bool)) == pytest.approx(2 / 3)
+    assert dice(~a & a, ~a & a) is None
+    assert dice(a, ~a, valid=a) == 0
+    scores = [Score("q", "r", {"x": 1.0, "y": None}, 1.0), Score("q", "r", {"x": 0.5}, 1.0), Score("q", "r", {}, 0.0)]
+    assert summarise(scores) == {"mean_dice": 0.75, "per_class": {"x": {"dice_mean": 0.75, "dice_std": 0.25, "n": 2}}}
+
+
+def test_references_are_other_patients_and_reproducible():
+    cases = {"a1": "a", "a2": "a", "b1": "b", "c1": "c"}
+    pairs = draw_pairs(cases, ["a1", "b1"], list(cases), draws=2, seed=3)
+    assert pairs == draw_pairs(cases, ["a1", "b1"], list(cases), draws=2, seed=3)
+    assert len(pairs) == 4
+    assert all(cases[r] != cases[q] for r, q in pairs)
+    assert draw_pairs({"a1": "a", "a2": "a"}, ["a1"], ["a1", "a2"], 1, 0) == []
+
+
+def test_a_case_refuses_what_no_step_can_use():
+    image, affine = np.zeros((3, 3, 3), np.float32), np.eye(4)
+    for bad, message in (
+        ({"image": image[0]}, "3 dimensions"),
+        ({"affine": np.diag([0.0, 1, 1, 1])}, "voxel size"),
+        ({"labels": np.zeros((2, 2, 2), int)}, "image's grid"),
+        ({"image": image * np.nan}, "NaN"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Case(**({"image": image, "affine": affine} | bad))
