@@ -1,6 +1,6 @@
 """Does the model look at its reference? Dice on validation hippocampi with right, other and unrelated references.
 
-    python benchmarks/context.py [--weights iris-small] [--pairs 20] [--raw-data FOLDER]
+python benchmarks/context.py [--weights iris-small] [--pairs 20] [--raw-data FOLDER]
 """
 
 import argparse

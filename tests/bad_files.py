@@ -1,0 +1,108 @@
+"""Every kind of bad input, as makers of files: kind → (maker, what the message must say)."""
+
+import gzip
+import struct
+
+import nibabel
+import numpy as np
+import SimpleITK as sitk
+from conftest import ball, write_nifti
+
+
+def header_with(path, **fields):
+    """A NIfTI file whose header says something else than its voxels."""
+    raw = bytearray(gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes())
+    offsets = {"dim": (40, "<8h"), "pixdim": (76, "<8f"), "srow": (280, "<12f"), "sform_code": (254, "<h")}
+    for name, values in fields.items():
+        offset, form = offsets[name]
+        struct.pack_into(form, raw, offset, *values)
+    path.write_bytes(gzip.compress(bytes(raw)) if path.suffix == ".gz" else bytes(raw))
+    return path
+
+
+def zeros(path, shape=(8, 8, 8), value=0.0):
+    return write_nifti(path, np.full(shape, value, np.float32))
+
+
+def truncated_gz(p):
+    write_nifti(p, np.random.default_rng(0).normal(size=(20, 20, 20)).astype(np.float32))
+    p.write_bytes(p.read_bytes()[:-2000])
+    return p
+
+
+def truncated_nii(p):
+    p = p.with_suffix("").with_suffix(".nii")
+    zeros(p)
+    p.write_bytes(p.read_bytes()[:-100])
+    return p
+
+
+def bomb(p):
+    """A small file whose header promises 32767³ voxels of 8 bytes."""
+    write_nifti(p, np.zeros((4, 4, 4)))
+    return header_with(p, dim=(3, 32767, 32767, 32767, 1, 1, 1, 1))
+
+
+def truncated_mha(p):
+    p = p.parent / "scan.mha"
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((8, 8, 8), np.float32)), str(p))
+    p.write_bytes(p.read_bytes()[:-100])
+    return p
+
+
+def outside_mhd(p):
+    p = p.parent / "scan.mhd"
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((8, 8, 8), np.float32)), str(p))
+    p.write_text(p.read_text().replace("scan.raw", "../../../etc/passwd"))
+    return p
+
+
+def renamed_png(p):
+    p.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(2000))
+    return p
+
+
+def not_a_scan(p):
+    p = p.parent / "scan.txt"
+    p.write_text("hello")
+    return p
+
+
+def colour(p):
+    dtype = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4), dtype), np.eye(4)), p)
+    return p
+
+
+BAD_SCANS = {
+    "2D": (lambda p: write_nifti(p, np.zeros((8, 8), np.float32)), "3 dimensions, got 2"),
+    "4D": (lambda p: write_nifti(p, np.zeros((8, 8, 8, 2), np.float32)), "3 dimensions, got 4"),
+    "NaN": (lambda p: zeros(p, value=np.nan), "NaN or infinite"),
+    "infinity": (lambda p: zeros(p, value=np.inf), "NaN or infinite"),
+    "zero spacing": (lambda p: header_with(zeros(p), pixdim=(1, 0, 1, 1, 0, 0, 0, 0)), "voxel size must be positive"),
+    "negative spacing": (
+        lambda p: header_with(zeros(p), pixdim=(1, 1, -2, 1, 0, 0, 0, 0)),
+        "voxel size must be positive",
+    ),
+    "singular affine": (
+        lambda p: header_with(zeros(p), sform_code=(1,), srow=(1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0)),
+        "affine must be invertible",
+    ),
+    "truncated .nii.gz": (truncated_gz, "cut off|damaged"),
+    "truncated .nii": (truncated_nii, "cut off"),
+    "truncated .mha": (truncated_mha, "cut off"),
+    "header promises more": (bomb, "cut off"),
+    "data file elsewhere": (outside_mhd, "must lie beside it"),
+    "renamed PNG": (renamed_png, "not a readable NIfTI"),
+    "text file": (not_a_scan, "must be a .nii"),
+    "colour": (colour, "one number"),
+    "missing": (lambda p: p.parent / "nowhere.nii.gz", "no such file"),
+}
+
+
+BAD_MASKS = {
+    "other shape": (lambda p: write_nifti(p, np.ones((5, 5, 5), np.uint8)), "image's grid"),
+    "other affine": (lambda p: write_nifti(p, ball().astype(np.uint8), np.diag([1, 1, 2, 1])), "image's grid"),
+    "empty": (lambda p: write_nifti(p, np.zeros_like(ball(), np.uint8)), "at least one voxel"),
+    "not whole numbers": (lambda p: write_nifti(p, ball() * 0.5), "whole numbers"),
+}
