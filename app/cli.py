@@ -21,7 +21,7 @@ class Train:
     """Folder of the run: weights, log.csv, TensorBoard, state, splits and cache."""
     preset: Literal["small", "base", "tiny"] = "small"
     iterations: int | None = None
-    """Length of the run, and of the learning rate's decay. Default 80000, or what --minutes allows."""
+    """Length of the run, and of the learning rate's decay. Default 80000, or as many as --minutes allows."""
     minutes: float | None = None
     """Time box: learning rate and end follow the clock instead."""
     batch: int = 2
@@ -37,7 +37,7 @@ class Train:
     resume: bool = False
     """Go on with the run in --output."""
     start_from: str | None = None
-    """Weights (name or folder) to begin with instead of random ones."""
+    """Weights (name or folder, of the same preset) to begin with instead of random ones."""
     device: str = "auto"
     raw_data: Path | None = None
     """Folder of raw datasets; default the environment's nnUNet_raw."""
@@ -46,7 +46,7 @@ class Train:
     splits: Path | None = None
     """Folder with <dataset>/splits_final.json to use or to write; default nnUNet_preprocessed, else the run's."""
     cache: Path | None = None
-    """Training cache to use or to make; default OUTPUT/cache."""
+    """Training cache to use or to make; default OUTPUT/cache. Where there are no raw datasets it is enough."""
 
     def run(self) -> int:
         from tqdm import tqdm
@@ -54,12 +54,12 @@ class Train:
         from app.service import pick_device
         from iris_core.model.iris import PRESETS
         from iris_core.training.loop import TrainConfig, train
-        from nnunet_adapters.raw import build_cache, open_dataset, splits_folder
+        from nnunet_adapters.raw import prepare_training, splits_folder
         from weights import find_weights
 
         cache = self.cache or self.output / "cache"
         config = TrainConfig(
-            iterations=self.iterations or 80_000,
+            iterations=self.iterations or (10**9 if self.minutes else 80_000),
             minutes=self.minutes,
             batch=self.batch,
             learning_rate=self.learning_rate,
@@ -68,10 +68,12 @@ class Train:
             validate_every=self.validate_every,
             save_every=self.save_every,
         )
-        datasets = [open_dataset(d, self.raw_data, self.channel) for d in self.datasets]
-        build_cache(datasets, splits_folder(self.splits, self.output), cache, lambda w: tqdm(w, "cache", unit="case"))
+        splits = splits_folder(self.splits, self.output)
+        index = prepare_training(
+            self.datasets, self.raw_data, self.channel, splits, cache, lambda work: tqdm(work, "cache", unit="case")
+        )
         start = find_weights(self.start_from) if self.start_from else None
-        train(cache, self.output, PRESETS[self.preset], config, pick_device(self.device), self.resume, start)
+        train(cache, index, self.output, PRESETS[self.preset], config, pick_device(self.device), self.resume, start)
         print(f"weights: {self.output}")
         return 0
 
@@ -107,7 +109,8 @@ class Segment:
 
         service = Service(self.weights, self.device)
         reference = read_reference(self.reference, self.mask, parse_names(self.names))
-        queries = expand_queries(self.query)
+        shown = (self.reference, self.mask)
+        queries = expand_queries(self.query, shown)
         embedding = service.encode(reference, self.grid, None if self.intensity == "auto" else self.intensity)
         report = {
             "command": ["iris", *sys.argv[1:]],
@@ -121,7 +124,7 @@ class Segment:
             "intensity": embedding.scheme,
         }
         print(f"{len(embedding.values)} classes at {embedding.spacing_mm:.2f} mm, intensities as {embedding.scheme}")
-        return segment_queries(service.segment, embedding, queries, self.output, self.continue_, report)
+        return segment_queries(service.segment, embedding, queries, shown, self.output, self.continue_, report)
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,27 @@ def labels_back(
     return labels.numpy()
 
 
+def coarsen(image: np.ndarray, labels: np.ndarray, spacing_mm: tuple[float, ...], finest_mm: float):
+    """Resample so that no axis is finer than ``finest_mm``: image, labels (the strongest value wins), spacing in mm."""
+    target = [max(s, finest_mm) for s in spacing_mm]
+    counts = [max(1, round(n * s / t)) for n, s, t in zip(image.shape, spacing_mm, target, strict=True)]
+    if tuple(counts) == image.shape:
+        return image, labels, spacing_mm
+    steps = [n / m for n, m in zip(image.shape, counts, strict=True)]  # the field of view stays the same
+    matrices = tuple(
+        axis_matrix(n, (np.arange(m) + 0.5) * step - 0.5, step)
+        for n, m, step in zip(image.shape, counts, steps, strict=True)
+    )
+    best, winner = torch.zeros(counts), torch.zeros(counts, dtype=torch.int32)
+    for value in np.unique(labels):
+        share = apply_matrices(torch.from_numpy((labels == value).astype(np.float32)), matrices)
+        winner[share > best] = int(value)
+        best = torch.maximum(best, share)
+    smooth = apply_matrices(torch.from_numpy(np.ascontiguousarray(image)), matrices).numpy()
+    spacing = tuple(float(s * step) for s, step in zip(spacing_mm, steps, strict=True))
+    return smooth, winner.numpy().astype(labels.dtype), spacing
+
+
 def oriented(case: Case, array: np.ndarray) -> tuple[np.ndarray, tuple[float, ...]]:
     """An array of the case in RAS+ order, and the voxel size in mm along its axes."""
     orientation = Orientation.of(case.affine)

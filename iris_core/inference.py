@@ -1,13 +1,14 @@
 """A query and a TaskEmbedding → labels on the query's own grid. Decoding exists here, once."""
 
 import itertools
+import math
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from iris_core.case import Case
+from iris_core.case import Case, InputError
 from iris_core.embeddings import TaskEmbedding
 from iris_core.geometry import (
     Orientation,
@@ -20,6 +21,8 @@ from iris_core.geometry import (
 )
 from iris_core.intensity import normalise
 from iris_core.model.iris import Iris, precision
+
+MAX_LOGIT_BYTES = 8 * 2**30
 
 
 @torch.inference_mode()
@@ -48,6 +51,12 @@ def window_logits(
     per_axis = [window_starts(n, s, multiple=stride) for n, s in zip(grid.working_shape, shape, strict=True)]
     starts = list(itertools.product(*per_axis))
     samples = tuple(-(-n // stride) for n in grid.working_shape)
+    if (need := 4 * len(embedding.values) * math.prod(samples)) > MAX_LOGIT_BYTES:
+        raise InputError(
+            f"{len(embedding.values)} classes over a field of view of {grid.working_shape} voxels of"
+            f" {grid.working_mm:.2f} mm need {need / 2**30:.1f} GiB, the limit is {MAX_LOGIT_BYTES / 2**30:.0f};"
+            " crop the query or show fewer classes"
+        )
     total = torch.zeros(len(embedding.values), *samples)
     weight = torch.zeros(samples)
     importance = _gaussian(tuple(n // stride for n in shape))

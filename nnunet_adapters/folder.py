@@ -1,5 +1,6 @@
 """Many queries, one embedding: masks beside a run.json, in a folder."""
 
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -14,19 +15,26 @@ from iris_core.embeddings import TaskEmbedding
 from nnunet_adapters.images import ending, is_scan, read_scan, stem, write_mask
 
 
-def expand_queries(paths: tuple[Path, ...]) -> list[Path]:
-    """Scans as they are; a folder becomes the scans in it, or is itself one DICOM series if it holds none."""
+def expand_queries(paths: tuple[Path, ...], shown: tuple[Path, ...] = ()) -> list[Path]:
+    """Scans as they are; a folder becomes the scans in it, or is itself one DICOM series if it holds none.
+
+    Hidden files and what was ``shown`` (the reference and its mask) are not taken from a folder.
+    """
+    known = {path.resolve() for path in shown}
     queries = []
     for path in paths:
-        inside = sorted(p for p in path.iterdir() if is_scan(p)) if path.is_dir() else []
-        queries += inside or [path]
+        files = sorted(p for p in path.iterdir() if not p.name.startswith(".")) if path.is_dir() else []
+        scans = [p for p in files if is_scan(p)]
+        if scans and any(p.name.lower().endswith((".dcm", ".ima")) for p in files):
+            raise InputError(f"{path}: must hold scans or one DICOM series, found both; name the files to segment")
+        queries += [p for p in scans if p.resolve() not in known] if scans else [path]
     return queries
 
 
 def output_name(query: Path) -> str:
     """The mask of a query is named after it; of a DICOM folder it is a .nii.gz; .mhd becomes one file, .mha."""
     if query.is_dir():
-        return query.name + ".nii.gz"
+        return query.resolve().name + ".nii.gz"
     return stem(query) + (".mha" if ending(query) == ".mhd" else ending(query))
 
 
@@ -51,32 +59,40 @@ def segment_queries(
     segment: Callable[[TaskEmbedding, Case], np.ndarray],
     embedding: TaskEmbedding,
     queries: list[Path],
+    shown: tuple[Path, ...],
     output: Path,
     keep: bool,
     report: dict,
 ) -> int:
     """Segment every query into ``output``; a failure is reported and the others go on. Returns the exit code.
 
-    keep: leave masks that exist. report: goes into run.json, with an entry a query.
+    shown: the reference and its mask, which no result may replace. keep: leave masks that exist. report: goes into
+    run.json, with an entry a query. Raises InputError before any work if a result would replace a file that no
+    former run wrote.
     """
     names = named_outputs(queries)
-    entries, failed = {}, 0
+    former = _former_results(output)
+    for name, query in names.items():
+        target = output / name
+        if target.resolve() in {p.resolve() for p in (*queries, *shown)}:
+            raise InputError(f"{query}: its result would overwrite {target}; choose another --output")
+        if target.exists() and not keep and name not in former:
+            raise InputError(f"{target}: exists and is no result of a former run; move it or choose another --output")
+    entries: dict[str, dict] = {}
     for name, query in tqdm(names.items(), "queries", unit="scan"):
         target = output / name
         if keep and target.is_file():
-            entries[name] = {"query": str(query), "status": "kept"}
+            entries[name] = former.get(name, {"query": str(query)}) | {"status": "kept"}
             continue
-        if target.exists() and target.resolve() == query.resolve():
-            raise InputError(f"{query}: the result would overwrite the query itself; choose another --output")
         started = time.perf_counter()
         try:
             case = read_scan(query)
             labels = segment(embedding, case)
             write_mask(labels, query, target)
-        except InputError as error:
-            failed += 1
-            entries[name] = {"query": str(query), "status": "failed", "error": str(error)}
-            tqdm.write(f"iris: error: {error}", file=sys.stderr)
+        except (InputError, OSError, MemoryError, RuntimeError) as error:
+            message = str(error) if str(query) in str(error) else f"{query}: {error or type(error).__name__}"
+            entries[name] = {"query": str(query), "status": "failed", "error": message}
+            tqdm.write(f"iris: error: {message}", file=sys.stderr)
             continue
         entries[name] = {
             "query": str(query),
@@ -85,7 +101,16 @@ def segment_queries(
             "seconds": round(time.perf_counter() - started, 3),
         }
         write_json(output / "run.json", report | {"results": entries})
-    if any(e["status"] != "failed" for e in entries.values()):
+    done = [entry for entry in entries.values() if entry["status"] != "failed"]
+    if done:
         write_json(output / "run.json", report | {"results": entries})
-    print(f"{len(names) - failed} of {len(names)} queries done: {output}")
-    return 1 if failed else 0
+    print(f"{len(done)} of {len(names)} queries done: {output}")
+    return 0 if len(done) == len(names) else 1
+
+
+def _former_results(output: Path) -> dict[str, dict]:
+    """The entries of a run.json that lies in the folder already."""
+    try:
+        return json.loads((output / "run.json").read_text())["results"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}

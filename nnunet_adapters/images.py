@@ -4,6 +4,7 @@ Files come from strangers: a header is checked, against the size of the file too
 """
 
 import gzip
+import mmap
 import re
 import struct
 import zlib
@@ -20,7 +21,8 @@ NIFTI = (".nii", ".nii.gz")
 ITK = (".nrrd", ".mha", ".mhd")
 ENDINGS = (*NIFTI, *ITK)
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-MAX_BYTES = 16 * 2**30  # of voxels in memory
+MAX_VOXELS = 2**31  # 8 GiB as float32
+MAX_HEADER_BYTES = 2**24
 MAX_DEFLATE = 1032  # no deflate stream expands further, so a header that promises more is untrue
 
 
@@ -54,30 +56,43 @@ def check_header(path: Path) -> None:
 
 
 def _check_nifti(path: Path) -> None:
-    try:
-        image = nibabel.load(path)
-        with ImageOpener(path) as file:  # the header as it is: nibabel mends a zero or negative voxel size silently
-            raw = type(image.header).from_fileobj(file, check=False)
-        item, offset = raw.get_data_dtype(), max(int(raw["vox_offset"]), raw.single_vox_offset)
-        spacing = np.array(raw["pixdim"][1 : 1 + min(3, len(image.shape))], float)
-        affine = image.affine
-    except Exception as error:  # nibabel, gzip and zlib each raise their own
-        raise InputError(f"{path}: not a readable NIfTI file ({error}); was it renamed or cut off?") from error
-    if not isinstance(image, nibabel.Nifti1Pair):
-        raise InputError(f"{path}: must be NIfTI, found {type(image).__name__}")
+    raw = _raw_nifti_header(path)
+    offset = max(int(raw["vox_offset"]), raw.single_vox_offset)
+    if offset > MAX_HEADER_BYTES:
+        raise InputError(f"{path}: a header must end within {MAX_HEADER_BYTES} bytes, this one claims {offset}")
+    item = raw.get_data_dtype()
     if item.kind not in "iuf" or item.fields:
         raise InputError(f"{path}: a voxel must be one number, got {item}")
-    _check_geometry(path, image.shape, spacing, affine)
-    need = offset + int(np.prod(image.shape, dtype=object)) * item.itemsize
+    try:
+        shape = raw.get_data_shape()
+        affine = nibabel.load(path).affine
+    except Exception as error:  # nibabel, gzip and zlib each raise their own
+        raise InputError(f"{path}: not a readable NIfTI file ({error}); was it renamed or cut off?") from error
+    _check_geometry(path, shape, np.array(raw["pixdim"][1 : 1 + min(3, len(shape))], float), affine)
+    voxels = int(np.prod(shape, dtype=object))
+    need = offset + voxels * item.itemsize
     if path.name.lower().endswith(".gz"):
-        _check_size(path, need, path.stat().st_size * MAX_DEFLATE)
-        _check_size(path, need, _unpacked_size(path, need))
+        _check_size(path, voxels, need, path.stat().st_size * MAX_DEFLATE)
+        _check_size(path, voxels, need, _unpacked_size(path, need))
     else:
-        _check_size(path, need, path.stat().st_size)
+        _check_size(path, voxels, need, path.stat().st_size)
+
+
+def _raw_nifti_header(path: Path):
+    """The header as it is: nibabel.load mends a zero or negative voxel size silently, and loads extensions unasked."""
+    try:
+        with ImageOpener(path) as file:
+            start = file.read(nibabel.Nifti2Header.template_dtype.itemsize)
+        for kind in (nibabel.Nifti1Header, nibabel.Nifti2Header):
+            if kind.may_contain_header(start):
+                return kind(start[: kind.template_dtype.itemsize], check=False)
+    except Exception as error:  # gzip and zlib each raise their own
+        raise InputError(f"{path}: not a readable NIfTI file ({error}); was it renamed or cut off?") from error
+    raise InputError(f"{path}: not a readable NIfTI file (no NIfTI header); was it renamed or cut off?")
 
 
 def _unpacked_size(path: Path, need: int) -> int:
-    """Bytes that a gzip file unpacks to. Its trailer says so where it holds one stream; else count, keeping nothing."""
+    """Bytes that a gzip file unpacks to. Its trailer says so where it holds one stream; else count up to ``need``."""
     with open(path, "rb") as file:
         file.seek(-4, 2)
         (claimed,) = struct.unpack("<I", file.read(4))
@@ -86,7 +101,7 @@ def _unpacked_size(path: Path, need: int) -> int:
     total = 0
     try:
         with gzip.open(path) as file:
-            while chunk := file.read(2**16):
+            while total < need and (chunk := file.read(2**16)):
                 total += len(chunk)
     except (EOFError, OSError, zlib.error):
         pass
@@ -94,20 +109,9 @@ def _unpacked_size(path: Path, need: int) -> int:
 
 
 def _check_itk(path: Path) -> None:
-    """A MetaImage or NRRD header is text; it may point to a data file, which must lie beside it."""
     import SimpleITK as sitk
 
-    with open(path, "rb") as file:
-        text = file.read(2**16).split(b"\n\n")[0].decode("latin-1")
-    detached = re.search(r"(?im)^(?:ElementDataFile\s*=|data ?file:)\s*(.+?)\s*$", text)
-    data, start = path, len(text) + 2
-    if detached and detached[1].upper() == "LOCAL":
-        start = detached.end() + 1
-    elif detached:
-        start = 0
-        data = path.parent / detached[1]
-        if Path(detached[1]).name != detached[1] or not data.is_file():
-            raise InputError(f"{path}: its data file must lie beside it, got {detached[1]!r}")
+    data, start, packed = _itk_data(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -120,10 +124,39 @@ def _check_itk(path: Path) -> None:
     if dimension != 3:
         raise InputError(f"{path}: a scan must have 3 dimensions, got {dimension}: {size}")
     _check_geometry(path, size, np.array(reader.GetSpacing()), _affine(reader))
-    packed = re.search(r"(?im)^(CompressedData\s*=\s*true|encoding:\s*(gz|gzip|bz2|bzip2))", text)
-    item = sitk.Image([1, 1, 1], reader.GetPixelID())
-    need = int(np.prod(size, dtype=object)) * sitk.GetArrayViewFromImage(item).itemsize
-    _check_size(path, need, (data.stat().st_size - start) * (MAX_DEFLATE if packed else 1))
+    voxels = int(np.prod(size, dtype=object))
+    item = sitk.GetArrayViewFromImage(sitk.Image([1, 1, 1], reader.GetPixelID())).itemsize
+    _check_size(path, voxels, voxels * item, (data.stat().st_size - start) * (MAX_DEFLATE if packed else 1))
+
+
+def _itk_data(path: Path) -> tuple[Path, int, bool]:
+    """Where a MetaImage's or NRRD's voxels are: file, first byte, compressed or not.
+
+    ITK would follow a header to any file of the machine. Its parser forgives much, so the whole file is searched and
+    only one plain form is let through: voxels in the file itself, or (.mhd) in a file beside it.
+    """
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: the file is empty")
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        if ending(path) == ".nrrd":
+            if re.search(rb"(?i)[\r\n]\s*data ?file\s*:", text):
+                raise InputError(f"{path}: must hold its voxels itself, its header names another file")
+            end = re.search(rb"\r?\n\r?\n", text)
+            if end is None:
+                raise InputError(f"{path}: not a readable .nrrd file; was it renamed or cut off?")
+            return path, end.end(), bool(re.search(rb"(?i)encoding: *(gz|bz)", text[: end.end()]))
+        lines = list(re.finditer(rb"[^\r\n]*ElementDataFile[^\r\n]*", text))
+        plain = re.fullmatch(rb"ElementDataFile *= *(\S+) *", lines[0][0]) if len(lines) == 1 else None
+        if plain is None:
+            raise InputError(f"{path}: must have one line 'ElementDataFile = …', found {len(lines)} or another form")
+        name, end = plain[1].decode("latin-1"), text.find(b"\n", lines[0].start()) + 1
+        packed = bool(re.search(rb"(?i)CompressedData *= *true", text[: lines[0].start()]))
+    if name == "LOCAL":
+        return path, end, packed
+    data = path.parent / name
+    if ending(path) != ".mhd" or Path(name).name != name or not data.is_file() or data.is_symlink():
+        raise InputError(f"{path}: its voxels must lie in it or (.mhd) in a file beside it, got {name!r}")
+    return data, 0, packed
 
 
 def _check_geometry(path: Path, shape: tuple[int, ...], spacing: np.ndarray, affine: np.ndarray) -> None:
@@ -135,11 +168,11 @@ def _check_geometry(path: Path, shape: tuple[int, ...], spacing: np.ndarray, aff
         raise InputError(f"{path}: the affine must be invertible, got\n{affine}; correct the header")
 
 
-def _check_size(path: Path, need: int, held: int) -> None:
+def _check_size(path: Path, voxels: int, need: int, held: int) -> None:
     if need > held:
         raise InputError(f"{path}: the header promises {need} bytes, the file holds at most {held}; it is cut off")
-    if need > MAX_BYTES:
-        raise InputError(f"{path}: {need} bytes of voxels are more than the limit of {MAX_BYTES}; crop the scan")
+    if voxels > MAX_VOXELS:
+        raise InputError(f"{path}: {voxels} voxels are more than the limit of {MAX_VOXELS}; crop the scan")
 
 
 def _affine(image) -> np.ndarray:
@@ -204,21 +237,51 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _read_dicom(folder: Path):
+    """The one series of a folder as a SimpleITK image; its slices must be parallel, distinct and evenly spaced."""
     import SimpleITK as sitk
 
     series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
     if len(series) != 1:
         raise InputError(f"{folder}: must hold one DICOM series, found {len(series)}: {list(series)[:5]}")
     files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(files)
     try:
+        slices = [_slice_place(file) for file in files]
+        size, normal = slices[0][2], slices[0][1]
+        if len(files) * int(np.prod(size, dtype=object)) > MAX_VOXELS:
+            raise InputError(f"{folder}: {len(files)} slices of {size} are more than the limit of {MAX_VOXELS} voxels")
+        gaps = np.diff([position @ normal for position, _, _ in slices])
+        even = len(gaps) == 0 or (np.abs(gaps).min() > 0 and np.ptp(gaps) <= 0.02 * np.abs(gaps).max())
+        if not even or any(np.abs(n - normal).max() > 1e-3 or s != size for _, n, s in slices):
+            steps = sorted({round(float(gap), 3) for gap in gaps})
+            raise InputError(
+                f"{folder}: the slices of a DICOM series must be parallel, distinct and evenly spaced, found steps of"
+                f" {steps[:8]} mm; is a slice missing, or are there several phases in it?"
+            )
+        reader = sitk.ImageSeriesReader()
+        reader.SetFileNames(files)
         image = reader.Execute()
-    except RuntimeError as error:
-        raise InputError(f"{folder}: the DICOM series {series[0]} cannot be read as a volume") from error
+    except (RuntimeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{folder}: the DICOM series {series[0]} cannot be read as a volume ({error})") from error
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise InputError(f"{folder}: the DICOM series must be one 3D volume of numbers, got {image.GetSize()}")
     return image
+
+
+def _slice_place(file: str) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
+    """Position (mm), normal and size of one DICOM slice, from its header. A multi-frame file says them otherwise."""
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(file)
+    reader.ReadImageInformation()
+    if not reader.HasMetaDataKey("0020|0032") or not reader.HasMetaDataKey("0020|0037"):
+        direction = np.array(reader.GetDirection()).reshape(reader.GetDimension(), -1)
+        return np.array(reader.GetOrigin()), direction[:, -1], reader.GetSize()
+    position = np.array(reader.GetMetaData("0020|0032").split("\\"), float)
+    rows, columns = np.array(reader.GetMetaData("0020|0037").split("\\"), float).reshape(2, 3)
+    return position, np.cross(rows, columns), reader.GetSize()
 
 
 def read_scan(path: Path) -> Case:

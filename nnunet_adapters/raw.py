@@ -36,12 +36,21 @@ class RawDataset:
         images, label = self.files[name]
         for path in (images[self.channel], label):
             check_header(path)
-        image, properties = self._reader.read_images((str(images[self.channel]),))
-        labels, label_properties = self._reader.read_seg(str(label))
-        affine, label_affine = ras_affine(properties), ras_affine(label_properties)
+        try:
+            image, properties = self._reader.read_images((str(images[self.channel]),))
+            labels, label_properties = self._reader.read_seg(str(label))
+            affine, label_affine = ras_affine(properties), ras_affine(label_properties)
+        except Exception as error:  # each of nnunetv2's readers raises its own
+            raise InputError(f"{images[self.channel]}, {label}: not readable as a labelled case: {error}") from error
         image, labels = image[0].transpose(2, 1, 0), labels[0].transpose(2, 1, 0)
         check_same_grid(label, labels.shape, label_affine, images[self.channel], image.shape, affine)
         return Case(image, affine, labels.astype(np.int32), self.classes, self.ignore, name)
+
+    def source(self, name: str) -> str:
+        """What a case in a training cache is made from; another value means that it is stale."""
+        images, label = self.files[name]
+        stamps = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in (images[self.channel], label)]
+        return json.dumps([self.channel, self.scheme, stamps])
 
     def index(self, train: list[str], val: list[str]) -> dict:
         """This dataset's entry in a training cache."""
@@ -64,17 +73,32 @@ def raw_folder(raw_data: Path | None) -> Path:
     return Path(folder)
 
 
-def find_dataset(identifier: str, raw_data: Path | None = None) -> Path:
-    """Dataset folder by id (4, "004") or name ("Dataset004_Hippocampus")."""
-    folder = raw_folder(raw_data)
-    names = sorted(p.name for p in folder.glob("Dataset*_*") if p.is_dir())
-    if identifier.isdigit():
-        matches = [n for n in names if n.startswith(f"Dataset{int(identifier):03d}_")]
-    else:
-        matches = [n for n in names if n == identifier]
+def match_dataset(identifier: str, names: list[str], where: Path) -> str:
+    """The one name with an id (4, "004") or name ("Dataset004_Hippocampus"). where: for the error."""
+    start = f"Dataset{int(identifier):03d}_" if identifier.isdigit() else None
+    matches = [n for n in names if (n.startswith(start) if start else n == identifier)]
     if len(matches) != 1:
-        raise InputError(f"{folder}: dataset {identifier!r} must name one folder, found {matches or 'none'} in {names}")
-    return folder / matches[0]
+        raise InputError(f"{where}: dataset {identifier!r} must name one folder, found {matches or 'none'} in {names}")
+    return matches[0]
+
+
+def find_dataset(identifier: str, raw_data: Path | None = None) -> Path:
+    """Dataset folder by id or name."""
+    folder = raw_folder(raw_data)
+    return folder / match_dataset(identifier, sorted(p.name for p in folder.glob("Dataset*_*") if p.is_dir()), folder)
+
+
+def prepare_training(
+    identifiers: tuple[str, ...], raw_data: Path | None, channel: int, splits: Path, cache: Path, progress=iter
+) -> dict[str, dict]:
+    """The index of the datasets to train on: from raw data into the cache, or from a cache that came without them."""
+    from iris_core.data.cache import read_index
+
+    if raw_data or os.environ.get("nnUNet_raw") or not (cache / "cache.json").is_file():
+        datasets = [open_dataset(identifier, raw_data, channel) for identifier in identifiers]
+        return build_cache(datasets, splits, cache, progress)
+    index = read_index(cache)
+    return {name: index[name] for name in (match_dataset(i, sorted(index), cache) for i in identifiers)}
 
 
 def open_dataset(identifier: str, raw_data: Path | None = None, channel: int = 0) -> RawDataset:
@@ -106,8 +130,8 @@ def open_dataset(identifier: str, raw_data: Path | None = None, channel: int = 0
             raise InputError(f"{folder}: case {case} must have channel {channel} and {label.name}, found {images}")
     patients = {case: case for case in files}
     if (folder / "patients.json").is_file():
-        patients |= {k: v for k, v in json.loads((folder / "patients.json").read_text()).items() if k in files}
-    scheme = get_normalization_scheme(channels[str(channel)])
+        patients |= {k: str(v) for k, v in _read_json(folder / "patients.json").items() if k in files}
+    scheme = get_normalization_scheme(list(channels.values())[channel])
     return RawDataset(
         name=folder.name,
         folder=folder,
@@ -119,6 +143,13 @@ def open_dataset(identifier: str, raw_data: Path | None = None, channel: int = 0
         scheme="ct" if scheme is CTNormalization else "percentile",
         _reader=reader,
     )
+
+
+def _read_json(path: Path):
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path}: must be JSON: {error}") from error
 
 
 def _classes(labels: dict, manager) -> tuple[LabelClass, ...]:
@@ -136,10 +167,13 @@ def split(dataset: RawDataset, folder: Path) -> tuple[list[str], list[str]]:
     """
     path = folder / "splits_final.json"
     if path.is_file():
-        first = json.loads(path.read_text())[FOLD]
+        first = _read_json(path)[FOLD]
         unknown = set(first["train"] + first["val"]) - set(dataset.files)
         if unknown:
             raise InputError(f"{path}: names cases that {dataset.name} does not hold: {sorted(unknown)[:5]}")
+        torn = {dataset.patients[c] for c in first["train"]} & {dataset.patients[c] for c in first["val"]}
+        if torn:
+            raise InputError(f"{path}: every patient must be on one side of the split, both hold {sorted(torn)[:5]}")
         return first["train"], first["val"]
     patients = sorted(set(dataset.patients.values()))
     if len(patients) < 2:
@@ -176,20 +210,19 @@ def evaluation_split(dataset: RawDataset, seen: dict | None, splits: Path | None
         return split(dataset, Path(temporary))
 
 
-def build_cache(datasets: list[RawDataset], splits: Path, cache: Path, progress=iter) -> None:
-    """Write the training cache of ``datasets``; cases already there are kept. splits: one folder a dataset.
+def build_cache(datasets: list[RawDataset], splits: Path, cache: Path, progress=iter) -> dict[str, dict]:
+    """Write the training cache of ``datasets``; cases that are current are kept. Returns the datasets' index.
 
-    progress: wraps the iterable of cases, for example tqdm.
+    splits: one folder a dataset. progress: wraps the iterable of cases, for example tqdm.
     """
-    from iris_core.data.cache import write_case
+    from iris_core.data.cache import is_current, write_case, write_index
 
-    index = {}
-    work = []
-    for dataset in datasets:
-        index[dataset.name] = dataset.index(*split(dataset, splits / dataset.name))
-        work += [(dataset, case) for case in dataset.files]
+    index = {d.name: d.index(*split(d, splits / d.name)) for d in datasets}
+    work = [(dataset, case) for dataset in datasets for case in dataset.files]
     for dataset, case in progress(work):
         path = cache / dataset.name / f"{case}.npz"
-        if not path.is_file():
-            write_case(path, dataset.case(case), dataset.scheme)
-    write_json(cache / "cache.json", {"datasets": index})
+        source = dataset.source(case)
+        if not is_current(path, source):
+            write_case(path, dataset.case(case), dataset.scheme, source)
+    write_index(cache, index)
+    return index

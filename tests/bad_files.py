@@ -57,6 +57,49 @@ def outside_mhd(p):
     return p
 
 
+def crafted(name, header):
+    """A MetaImage or NRRD whose header leads to another file of the machine, in a form ITK's parser follows."""
+
+    def make(p):
+        p = p.parent / name
+        secret = p.parent.parent / "secret.bin"
+        secret.write_bytes(bytes(512))
+        p.write_bytes(header.replace("SECRET", str(secret)).encode())
+        return p
+
+    return make
+
+
+META = "ObjectType = Image\nNDims = 3\nDimSize = 8 8 8\nElementType = MET_UCHAR\n"
+NRRD = "NRRD0004\ntype: uint8\ndimension: 3\nsizes: 8 8 8\nencoding: raw\n"
+CRAFTED = {
+    "mha to another file": crafted("scan.mha", META + "ElementDataFile = SECRET\n"),
+    "mha after a blank line": crafted("scan.mha", META + "\nElementDataFile = SECRET\n"),
+    "mha after a decoy": crafted("scan.mha", META + "data file: LOCAL\nElementDataFile = SECRET\n"),
+    "mha after 80 kB": crafted("scan.mha", META + "Foo = x\n" * 10000 + "ElementDataFile = SECRET\n"),
+    "mha with a space": crafted("scan.mha", META + " ElementDataFile = SECRET\n"),
+    "mha with a colon": crafted("scan.mha", META + "ElementDataFile: SECRET\n"),
+    "mha twice": crafted("scan.mha", META + "Foo\nElementDataFile = LOCAL\nElementDataFile = SECRET\n"),
+    "nrrd to another file": crafted("scan.nrrd", NRRD + "data file: SECRET\n\n"),
+    "nrrd after 80 kB": crafted("scan.nrrd", NRRD + "# x\n" * 20000 + "data file: SECRET\n\n"),
+    "nrrd in one word": crafted("scan.nrrd", NRRD + "datafile: SECRET\n\n"),
+}
+
+
+def empty_file(p):
+    p = p.parent / "scan.mha"
+    p.write_bytes(b"")
+    return p
+
+
+def large_extension(p):
+    write_nifti(p, np.zeros((4, 4, 4), np.float32))
+    raw = bytearray(gzip.decompress(p.read_bytes()))
+    struct.pack_into("<f", raw, 108, 2.0**28)
+    p.write_bytes(gzip.compress(bytes(raw)))
+    return p
+
+
 def renamed_png(p):
     p.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(2000))
     return p
@@ -92,7 +135,10 @@ BAD_SCANS = {
     "truncated .nii": (truncated_nii, "cut off"),
     "truncated .mha": (truncated_mha, "cut off"),
     "header promises more": (bomb, "cut off"),
-    "data file elsewhere": (outside_mhd, "must lie beside it"),
+    "data file elsewhere": (outside_mhd, "in a file beside it"),
+    **{kind: (make, "must hold its voxels|must lie in it|must have one line") for kind, make in CRAFTED.items()},
+    "empty .mha": (empty_file, "is empty"),
+    "large extension": (large_extension, "a header must end within"),
     "renamed PNG": (renamed_png, "not a readable NIfTI"),
     "text file": (not_a_scan, "must be a .nii"),
     "colour": (colour, "one number"),

@@ -1,9 +1,9 @@
-"""The training cache: every case once, RAS+, normalised, float16, with what episodes need. numpy alone reads it.
+"""The training cache: every case once, as episodes take it. numpy alone reads it, on any machine.
 
 cache/
   cache.json             datasets: name → {classes: [{name, value, members}], ignore: value or null,
                          cases: {case: patient}, train: [case …], val: [case …]}
-  <dataset>/<case>.npz   image float16, labels uint8 or int32, spacing_mm (3,)
+  <dataset>/<case>.npz   image float16, labels uint8 or int32, spacing_mm (3,), source: what it was made from
 """
 
 import json
@@ -13,31 +13,50 @@ from pathlib import Path
 import numpy as np
 
 from iris_core.case import Case, InputError
-from iris_core.checkpoint import write_atomically
-from iris_core.geometry import oriented
+from iris_core.checkpoint import write_atomically, write_json
+from iris_core.geometry import choose_spacing, coarsen, oriented
 from iris_core.intensity import normalise
+
+FINEST_WINDOW = 128  # voxels: the largest window of a preset, hence the finest spacing a task may choose
+FINEST_SHARE = 0.8  # of that spacing; episodes vary it
 
 
 @dataclass(frozen=True)
 class CachedCase:
-    """A case on its own grid in RAS+ order: image (x, y, z) normalised float32, labels, spacing in mm."""
+    """A case in RAS+ order: image (x, y, z) normalised float32, labels, spacing in mm along each axis."""
 
     image: np.ndarray
     labels: np.ndarray
     spacing_mm: tuple[float, float, float]
 
 
-def write_case(path: Path, case: Case, scheme: str) -> None:
-    """Orient, normalise and store one labelled case."""
+def write_case(path: Path, case: Case, scheme: str, source: str) -> None:
+    """Orient and normalise one labelled case, and store it no finer than any task on it could ask for.
+
+    source: names the files and settings it was made from, so that a stale entry is noticed.
+    """
     image, spacing = oriented(case, normalise(case.image, scheme))
     labels, _ = oriented(case, case.labels)
+    tasks = [choose_spacing([c.mask(labels)], spacing, FINEST_WINDOW) for c in case.present()]
+    if tasks:
+        image, labels, spacing = coarsen(image, labels, spacing, FINEST_SHARE * min(tasks))
     small = labels.astype(np.uint8 if labels.min() >= 0 and labels.max() < 256 else np.int32)
 
     def write(temporary: Path) -> None:
         with open(temporary, "wb") as file:
-            np.savez_compressed(file, image=image.astype(np.float16), labels=small, spacing_mm=np.array(spacing))
+            np.savez_compressed(
+                file, image=image.astype(np.float16), labels=small, spacing_mm=np.array(spacing), source=source
+            )
 
     write_atomically(path, write)
+
+
+def is_current(path: Path, source: str) -> bool:
+    """Whether an entry exists and was made from ``source``."""
+    if not path.is_file():
+        return False
+    with np.load(path, allow_pickle=False) as stored:
+        return "source" in stored and str(stored["source"]) == source
 
 
 def read_case(path: Path) -> CachedCase:
@@ -47,9 +66,15 @@ def read_case(path: Path) -> CachedCase:
         )
 
 
-def read_index(cache: Path) -> dict:
+def read_index(cache: Path) -> dict[str, dict]:
     """The datasets of a cache. Raises InputError where there is none."""
     path = cache / "cache.json"
     if not path.is_file():
         raise InputError(f"{cache}: not a training cache (no cache.json); `iris train --datasets …` makes one")
     return json.loads(path.read_text())["datasets"]
+
+
+def write_index(cache: Path, datasets: dict[str, dict]) -> None:
+    """Add datasets to a cache's index; others stay."""
+    known = read_index(cache) if (cache / "cache.json").is_file() else {}
+    write_json(cache / "cache.json", {"datasets": known | datasets})

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from iris_core.case import InputError, LabelClass
 from iris_core.data.augment import augment
-from iris_core.data.cache import CachedCase, read_case, read_index
+from iris_core.data.cache import CachedCase, read_case
 from iris_core.geometry import WorkingGrid, apply_matrices, choose_spacing, extent, window_shape
 from iris_core.model.iris import IrisConfig
 
@@ -25,7 +25,7 @@ FLIP, INVERT = 0.25, 0.1  # per axis and per episode, the same for reference and
 DROP_MEMORY, DROP_LOCATION = 0.2, 0.15  # so that T without them (memory bank, moved scans) also works
 DATASET_EXPONENT = 0.25  # probability of a dataset ∝ patients^exponent. Ours; the paper does not say
 
-_read = lru_cache(maxsize=64)(read_case)  # per worker process
+_read = lru_cache(maxsize=16)(read_case)  # per worker process
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Episode:
 class EpisodeDataset(Dataset):
     """Endless: index i is the i-th episode of the run, whatever process asks for it."""
 
-    def __init__(self, cache: Path, config: IrisConfig, seed: int) -> None:
+    def __init__(self, cache: Path, index: dict[str, dict], config: IrisConfig, seed: int) -> None:
+        """index: the datasets to draw from, entries of the cache's."""
         self.cache, self.config, self.seed = cache, config, seed
-        index = read_index(cache)
         self.datasets = {name: d for name, d in index.items() if d["train"]}
         self.classes = {name: [LabelClass(**c) for c in d["classes"]] for name, d in self.datasets.items()}
         patients = [len({d["cases"][c] for c in d["train"]}) for d in self.datasets.values()]
@@ -65,8 +65,8 @@ class EpisodeDataset(Dataset):
             reference, query = self._pair(rng, name)
             values = set(np.unique(reference.labels).tolist())
             present = [c for c in self.classes[name] if values.intersection(c.members)]
-            if present:
-                return self._episode(rng, name, present, reference, query)
+            if present and (episode := self._episode(rng, name, present, reference, query)) is not None:
+                return episode
         raise InputError(f"{self.cache}: training cases must show at least one class, 1000 drawn at random showed none")
 
     def _pair(self, rng: np.random.Generator, name: str) -> tuple[CachedCase, CachedCase]:
@@ -78,7 +78,10 @@ class EpisodeDataset(Dataset):
         second = others[rng.integers(len(others))]
         return tuple(_read(self.cache / name / f"{case}.npz") for case in (first, second))
 
-    def _episode(self, rng, name: str, present: list[LabelClass], reference: CachedCase, query: CachedCase) -> Episode:
+    def _episode(
+        self, rng, name: str, present: list[LabelClass], reference: CachedCase, query: CachedCase
+    ) -> Episode | None:
+        """None if the reference's window, placed at random, misses all that was to be shown."""
         ignore = self.datasets[name]["ignore"]
         anchor = present[rng.integers(len(present))]
         near = [c for c in self._near(reference, anchor, present) if c is not anchor]
@@ -91,6 +94,8 @@ class EpisodeDataset(Dataset):
 
         image, masks, box = self._window(rng, reference, chosen, spacing, edge, bool(own[0]), query=False)
         kept = masks.sum((1, 2, 3)) > 0
+        if not kept.any():
+            return None
         chosen, masks = [c for c, k in zip(chosen, kept, strict=True) if k], masks[kept]
         asked = chosen if ignore is None else [*chosen, LabelClass("ignore", ignore, (ignore,))]
         q_image, q_masks, q_box = self._window(rng, query, asked, spacing, edge, bool(own[1]), query=True)

@@ -1,5 +1,6 @@
 """One-shot evaluation: each validation case is the query, with random references of other patients."""
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -37,10 +38,8 @@ def draw_pairs(
     pairs = []
     for query in queries:
         others = [case for case in pool if cases[case] != cases[query]]
-        while others and len(others) < draws:
-            others = others * 2
-        if others:
-            pairs += [(str(reference), query) for reference in rng.permutation(others)[:draws]]
+        rounds = [rng.permutation(others) for _ in range(-(-draws // len(others)))] if others else []
+        pairs += [(str(reference), query) for reference in itertools.islice(itertools.chain(*rounds), draws)]
     return pairs
 
 

@@ -44,7 +44,8 @@ def one_shot(model: Iris, reference: Case, grid: str = "auto", scheme: str | Non
     shape = window_shape(working.working_shape, model.config.window, model.config.multiple)
     device = next(model.parameters()).device
     tasks, weights = [], []
-    for start in _windows(labels != 0, working, shape):
+    shown = np.isin(labels, [value for c in classes for value in c.members])
+    for start in _windows(shown, working, shape):
         matrices = working.window_matrices(start, shape)
         cut = apply_matrices(torch.from_numpy(np.ascontiguousarray(image)), matrices)
         masks = torch.stack(

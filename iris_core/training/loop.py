@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from iris_core import checkpoint
 from iris_core.case import Case, InputError, LabelClass
-from iris_core.data.cache import read_case, read_index
+from iris_core.data.cache import read_case
 from iris_core.data.episodes import Episode, EpisodeDataset
 from iris_core.embeddings import MemoryBank
 from iris_core.evaluation.protocol import draw_pairs, evaluate_one_shot, summarise
@@ -46,6 +46,7 @@ class TrainConfig:
 
 def train(
     cache: Path,
+    index: dict[str, dict],
     output: Path,
     model_config: IrisConfig,
     config: TrainConfig,
@@ -53,8 +54,9 @@ def train(
     resume: bool = False,
     start_from: Path | None = None,
 ) -> None:
-    """Train on a cache and leave a checkpoint folder in ``output``.
+    """Train on datasets of a cache and leave a checkpoint folder in ``output``.
 
+    index: the datasets, as the cache describes them. A change of it between a run and its resumption is refused.
     output/state.safetensors is the whole state, written every ``save_every`` iterations and when interrupted;
     ``resume`` goes on from it, on a CPU with the same losses as a run that never stopped (schedule by iterations).
     start_from: a checkpoint folder whose weights the run begins with. log.csv and TensorBoard files lie beside it.
@@ -64,13 +66,15 @@ def train(
         raise InputError(f"{output}: holds a run already; pass --resume to go on, or another --output")
     torch.manual_seed(config.seed)
     model = checkpoint.load(start_from).model.train() if start_from else Iris(model_config)
+    if model.config != model_config:
+        raise InputError(f"{start_from}: must be of the preset that is trained, {model_config}, got {model.config}")
     model = model.to(device=device, memory_format=torch.channels_last_3d)
     optimiser = Lamb(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     bank, iteration, elapsed = MemoryBank(), 0, 0.0
     if resume and state_file.exists():
-        bank, iteration, elapsed = _restore(state_file, model, optimiser, config, device)
+        bank, iteration, elapsed = _restore(state_file, model, optimiser, config, index, device)
     log = _Log(output, iteration)
-    episodes = EpisodeDataset(cache, model.config, config.seed)
+    episodes = EpisodeDataset(cache, index, model.config, config.seed)
     loader = iter(_loader(episodes, config, iteration))
     stop = _StopSignal()
     started = time.monotonic() - elapsed
@@ -104,13 +108,13 @@ def train(
         bar.set_postfix_str(f"loss {loss:.3f}, {speed:.1f} episodes/s{left}")
         log.write(iteration, loss=loss, rate=rate)
         if iteration % config.validate_every == 0:
-            log.write(iteration, **_validate(model, cache, config))
-            checkpoint.save(output, model, bank, _record(cache, config, iteration, elapsed))
+            log.write(iteration, **_validate(model, cache, index, config))
+            checkpoint.save(output, model, bank, _record(index, config, iteration, elapsed))
         if iteration % config.save_every == 0:
-            _save(state_file, model, optimiser, bank, iteration, time.monotonic() - started, config)
+            _save(state_file, model, optimiser, bank, iteration, time.monotonic() - started, config, index)
 
-    _save(state_file, model, optimiser, bank, iteration, time.monotonic() - started, config)
-    checkpoint.save(output, model, bank, _record(cache, config, iteration, time.monotonic() - started))
+    _save(state_file, model, optimiser, bank, iteration, time.monotonic() - started, config, index)
+    checkpoint.save(output, model, bank, _record(index, config, iteration, time.monotonic() - started))
     bar.close()
     log.close()
     if stop.received:
@@ -165,9 +169,20 @@ def _loader(episodes: EpisodeDataset, config: TrainConfig, iteration: int) -> Da
 
 def _one_thread(worker: int) -> None:
     torch.set_num_threads(1)
+    for number in (signal.SIGTERM, signal.SIGINT):  # sent to the whole group; the trainer ends its workers itself
+        signal.signal(number, signal.SIG_IGN)
 
 
-def _save(path: Path, model: Iris, optimiser: Lamb, bank: MemoryBank, iteration: int, elapsed: float, config) -> None:
+def _save(
+    path: Path,
+    model: Iris,
+    optimiser: Lamb,
+    bank: MemoryBank,
+    iteration: int,
+    elapsed: float,
+    config: TrainConfig,
+    index: dict[str, dict],
+) -> None:
     """Everything a run needs to go on, in one file without pickle, replaced in one step."""
     tensors = {f"model/{k}": v for k, v in model.state_dict().items()}
     for name, parameter in model.named_parameters():
@@ -182,16 +197,21 @@ def _save(path: Path, model: Iris, optimiser: Lamb, bank: MemoryBank, iteration:
         "step": str(optimiser.param_groups[0].get("step", 0)),
         "config": json.dumps(asdict(config)),
         "model": json.dumps(model.config.to_dict()),
+        "index": json.dumps(index, sort_keys=True),
     }
     checkpoint.write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
 
 
-def _restore(path: Path, model: Iris, optimiser: Lamb, config: TrainConfig, device) -> tuple[MemoryBank, int, float]:
+def _restore(
+    path: Path, model: Iris, optimiser: Lamb, config: TrainConfig, index: dict[str, dict], device: torch.device
+) -> tuple[MemoryBank, int, float]:
     with safe_open(path, "pt") as stored:
         metadata = stored.metadata()
         tensors = {k: stored.get_tensor(k) for k in stored.keys()}  # noqa: SIM118
     if json.loads(metadata["model"]) != model.config.to_dict():
         raise InputError(f"{path}: was made with another model configuration; choose the run's own --preset")
+    if metadata["index"] != json.dumps(index, sort_keys=True):
+        raise InputError(f"{path}: the run began with other datasets or another split; --resume must repeat them")
     before = TrainConfig(**json.loads(metadata["config"]))
     free = {"workers": 0, "save_every": 0, "validate_every": 0, "validate_pairs": 0}
     if replace(before, **free) != replace(config, **free):
@@ -208,11 +228,11 @@ def _restore(path: Path, model: Iris, optimiser: Lamb, config: TrainConfig, devi
     return bank, int(metadata["iteration"]), float(metadata["elapsed"])
 
 
-def _validate(model: Iris, cache: Path, config: TrainConfig) -> dict[str, float]:
+def _validate(model: Iris, cache: Path, index: dict[str, dict], config: TrainConfig) -> dict[str, float]:
     """One-shot Dice on validation patients, whole volumes, a few fixed pairs a dataset."""
     model.eval()
     report = {}
-    for name, dataset in read_index(cache).items():
+    for name, dataset in index.items():
         pairs = draw_pairs(dataset["cases"], dataset["val"], dataset["val"], 1, seed=0)
         pairs = [pairs[i] for i in np.linspace(0, len(pairs) - 1, config.validate_pairs).astype(int)] if pairs else []
         classes = tuple(LabelClass(**c) for c in dataset["classes"])
@@ -222,19 +242,19 @@ def _validate(model: Iris, cache: Path, config: TrainConfig) -> dict[str, float]
             affine = np.diag([*cached.spacing_mm, 1.0])
             return Case(cached.image, affine, cached.labels.astype(np.int32), classes, ignore, case)
 
-        mean = summarise(list(evaluate_one_shot(model, read, pairs, "percentile")))["mean_dice"]
+        mean = summarise(list(evaluate_one_shot(model, read, pairs, "none")))["mean_dice"]
         if mean is not None:
             report[f"dice/{name}"] = mean
     model.train()
     return report
 
 
-def _record(cache: Path, config: TrainConfig, iteration: int, elapsed: float) -> dict:
+def _record(index: dict[str, dict], config: TrainConfig, iteration: int, elapsed: float) -> dict:
     """What the weights saw: kept beside them, so that an evaluation can tell seen from unseen."""
     return {
         "datasets": {
             name: {k: d[k] for k in ("train", "val")} | {"classes": [c["name"] for c in d["classes"]]}
-            for name, d in read_index(cache).items()
+            for name, d in index.items()
         },
         "config": asdict(config),
         "iterations": iteration,
@@ -268,9 +288,10 @@ class _Log:
                 kept = [
                     row for row in csv.reader(file) if len(row) == 3 and row[0].isdigit() and int(row[0]) <= iteration
                 ]
-        self._file = open(path, "w", newline="")  # noqa: SIM115
-        self._rows = csv.writer(self._file)
-        self._rows.writerows([["iteration", "name", "value"], *kept])
+        lines = [",".join(row) + "\n" for row in (["iteration", "name", "value"], *kept)]
+        checkpoint.write_atomically(path, lambda temporary: temporary.write_text("".join(lines)))
+        self._file = open(path, "a", newline="")  # noqa: SIM115
+        self._rows = csv.writer(self._file, lineterminator="\n")
         self._board = SummaryWriter(output / "tensorboard", purge_step=iteration + 1)
 
     def write(self, iteration: int, **values: float) -> None:

@@ -53,6 +53,7 @@ def test_continue_keeps_what_is_there(segment, scan):
     assert (out / "scan.nii.gz").stat().st_mtime_ns == before
     results = json.loads((out / "run.json").read_text())["results"]
     assert results["scan.nii.gz"]["status"] == "kept"
+    assert "volumes_ml" in results["scan.nii.gz"]
     assert results["mask.nii.gz"]["status"] == "done"
 
 
@@ -62,10 +63,32 @@ def test_results_never_overwrite_scans_or_each_other(segment, scan, tmp_path, ca
     code, _ = segment(scan[0], tmp_path / "other" / "scan.nii.gz")
     assert code == 2
     assert "would overwrite" in capsys.readouterr().err
-    before = scan[0].read_bytes()
-    code, _ = segment(scan[0], out=".")
-    assert code == 2
-    assert scan[0].read_bytes() == before
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    by_hand = labels / "scan.nii.gz"
+    by_hand.write_bytes(scan[1].read_bytes())
+    for out in (".", "labels"):
+        before = scan[0].read_bytes(), by_hand.read_bytes()
+        code, _ = segment(scan[0], out=out)
+        assert code == 2
+        assert (scan[0].read_bytes(), by_hand.read_bytes()) == before
+
+
+def test_one_failure_of_any_kind_leaves_the_others_done(segment, scan, monkeypatch, capsys):
+    from nnunet_adapters import folder
+
+    real = folder.read_scan
+
+    def out_of_memory_for_the_first(path):
+        if path == scan[0]:
+            raise RuntimeError("not enough memory")
+        return real(path)
+
+    monkeypatch.setattr(folder, "read_scan", out_of_memory_for_the_first)
+    code, out = segment(*scan)
+    assert code == 1
+    assert f"{scan[0]}: not enough memory" in capsys.readouterr().err
+    assert (out / "mask.nii.gz").is_file()
 
 
 def test_evaluate_writes_the_report(raw_data, tmp_path, tiny_weights, capsys):

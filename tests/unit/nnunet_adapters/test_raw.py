@@ -6,11 +6,12 @@ import shutil
 import numpy as np
 import pytest
 
-from iris_core.case import InputError
+from iris_core.case import Case, InputError, plain_classes
+from iris_core.data.cache import is_current, read_case, write_case
 from iris_core.data.episodes import EpisodeDataset
 from iris_core.evaluation.protocol import evaluate_one_shot
 from iris_core.model.iris import PRESETS
-from nnunet_adapters.raw import build_cache, find_dataset, open_dataset, split
+from nnunet_adapters.raw import build_cache, find_dataset, open_dataset, prepare_training, split
 
 
 def test_a_dataset_is_found_by_id_or_name(raw_data, monkeypatch):
@@ -48,19 +49,20 @@ def test_regions_and_ignore_label_reach_episodes_and_evaluation(raw_data, tmp_pa
     dataset = open_dataset("902", raw_data)
     assert [(c.name, c.value, c.members) for c in dataset.classes] == [("whole", 1, (1, 2)), ("core", 2, (2,))]
     assert dataset.ignore == 3
-    build_cache([dataset], tmp_path / "splits", tmp_path / "cache")
-    episodes = EpisodeDataset(tmp_path / "cache", PRESETS["tiny"], seed=0)
-    episode = next(e for e in (episodes[i] for i in range(20)) if len(e.keys) == 2)
+    index = build_cache([dataset], tmp_path / "splits", tmp_path / "cache")
+    episodes = EpisodeDataset(tmp_path / "cache", index, PRESETS["tiny"], seed=0)
+    drawn = [episodes[i] for i in range(20)]
+    assert any(0 < e.query_valid.mean() < 1 for e in drawn)
+    episode = next(e for e in drawn if len(e.keys) == 2)
     by_name = dict(zip((k.split("/")[1] for k in episode.keys), episode.reference_masks[0], strict=True))
     assert (by_name["core"] <= by_name["whole"] + 1e-5).all()  # regions overlap
-    assert 0 < episode.query_valid.mean() < 1
     score = next(iter(evaluate_one_shot(tiny, dataset.case, [("case0", "case2")])))
     assert set(score.dice) == {"whole", "core"}
 
 
 def test_episodes_depend_on_seed_and_index_alone(raw_data, tmp_path):
-    build_cache([open_dataset("901", raw_data)], tmp_path / "splits", tmp_path / "cache")
-    first, again, other = (EpisodeDataset(tmp_path / "cache", PRESETS["tiny"], seed=s) for s in (0, 0, 1))
+    index = build_cache([open_dataset("901", raw_data)], tmp_path / "splits", tmp_path / "cache")
+    first, again, other = (EpisodeDataset(tmp_path / "cache", index, PRESETS["tiny"], seed=s) for s in (0, 0, 1))
     first[3]
     assert (first[5].query == again[5].query).all()
     assert first[5].query.shape != other[5].query.shape or (first[5].query != other[5].query).any()
@@ -81,3 +83,46 @@ def test_broken_datasets_are_named(raw_data, tmp_path):
     (broken / "dataset.json").write_text("{}")
     with pytest.raises(InputError, match=r"dataset\.json"):
         open_dataset("901", tmp_path)
+
+
+def test_a_torn_patient_is_refused(raw_data, tmp_path):
+    dataset = open_dataset("901", raw_data)
+    cases = sorted(dataset.files)
+    (tmp_path / "splits_final.json").write_text(json.dumps([{"train": cases[:1], "val": cases[1:]}]))
+    with pytest.raises(InputError, match="every patient"):
+        split(dataset, tmp_path)
+
+
+def test_the_cache_notices_changes_and_is_enough_elsewhere(raw_data, tmp_path, monkeypatch):
+    monkeypatch.delenv("nnUNet_raw", raising=False)
+    shutil.copytree(raw_data / "Dataset901_Balls", tmp_path / "raw" / "Dataset901_Balls")
+    shutil.copytree(raw_data / "Dataset902_Regions", tmp_path / "raw" / "Dataset902_Regions")
+    paths = {"splits": tmp_path / "splits", "cache": tmp_path / "cache"}
+    both = prepare_training(("901", "902"), tmp_path / "raw", 0, **paths)
+    entry = tmp_path / "cache" / "Dataset901_Balls" / "case0.npz"
+    made = entry.stat().st_mtime_ns
+    prepare_training(("901",), tmp_path / "raw", 0, **paths)
+    assert entry.stat().st_mtime_ns == made
+    shutil.copy(
+        tmp_path / "raw/Dataset901_Balls/labelsTr/case1.nii.gz", tmp_path / "raw/Dataset901_Balls/labelsTr/case0.nii.gz"
+    )
+    prepare_training(("901",), tmp_path / "raw", 0, **paths)
+    assert entry.stat().st_mtime_ns > made
+    shutil.rmtree(tmp_path / "raw")
+    assert prepare_training(("902", "Dataset901_Balls"), None, 0, **paths) == both
+
+
+def test_the_cache_is_no_finer_than_tasks_ask_for(tmp_path):
+    labels = np.zeros((300, 60, 60), np.int32)
+    labels[100:200, 10:50, 10:50] = 5
+    case = Case(labels.astype(np.float32), np.diag([0.2, 1.0, 2.0, 1.0]), labels, plain_classes(labels))
+    write_case(tmp_path / "case.npz", case, "percentile", "here")
+    assert is_current(tmp_path / "case.npz", "here")
+    assert not is_current(tmp_path / "case.npz", "there")
+    cached = read_case(tmp_path / "case.npz")
+    assert cached.spacing_mm[0] > 0.2
+    assert cached.spacing_mm[1:] == (1.0, 2.0)
+    extents = np.array(cached.labels.shape) * cached.spacing_mm
+    assert np.allclose(extents, (60, 60, 120))
+    volume = (cached.labels == 5).sum() * np.prod(cached.spacing_mm)
+    assert volume == pytest.approx((labels == 5).sum() * 0.4, rel=0.03)

@@ -24,7 +24,12 @@ def command(raw_data: Path, output: Path, *extra: str) -> list[str]:
 def start(raw_data, output, *extra) -> subprocess.Popen:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        command(raw_data, output, *extra), cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+        command(raw_data, output, *extra),
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
 
 
@@ -70,14 +75,16 @@ def test_a_run_leaves_weights_bank_and_record(whole_run):
     assert not list(whole_run.rglob(".*.safetensors"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_an_interrupted_run_resumes_to_the_same_losses(number, whole_run, raw_data, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "to"), [(signal.SIGKILL, os.kill), (signal.SIGTERM, os.kill), (signal.SIGINT, os.killpg)]
+)
+def test_an_interrupted_run_resumes_to_the_same_losses(number, to, whole_run, raw_data, tmp_path):
     output = tmp_path / "run"
     process = start(raw_data, output)
     wait_for_iteration(output, 8, process)
-    process.send_signal(number)
+    to(process.pid, number)
     _, error = process.communicate()
-    if number == signal.SIGTERM:
+    if number != signal.SIGKILL:
         assert process.returncode == 130
         assert "--resume" in error
     assert len(losses(output)) < 24
