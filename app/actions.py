@@ -25,7 +25,7 @@ class Actions:
 
     def __init__(self, service: Service, sessions: Sessions) -> None:
         self.service, self.sessions = service, sessions
-        self.samples = json.loads((SAMPLES / "samples.json").read_text())
+        self.samples = json.loads((SAMPLES / "samples.json").read_text("utf-8"))
 
     def fill(self, key: str) -> list:
         """A sample's reference, mask, queries and class names."""

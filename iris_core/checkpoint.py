@@ -41,7 +41,8 @@ def write_atomically(path: Path, write) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    write_atomically(path, lambda p: p.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n"))
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8"))
 
 
 def save(folder: Path, model: Iris, bank: MemoryBank, training: dict) -> None:
@@ -59,12 +60,12 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
         if not (folder / name).is_file():
             raise InputError(f"{folder}: a weights folder must hold {name}; none was found")
     try:
-        config = IrisConfig(**json.loads((folder / "config.json").read_text()))
+        config = IrisConfig(**json.loads((folder / "config.json").read_text("utf-8")))
         model = Iris(config)
         model.load_state_dict(load_file(folder / "model.safetensors"))
         bank = MemoryBank.load(folder / "bank.safetensors") if (folder / "bank.safetensors").is_file() else MemoryBank()
         record = folder / "training.json"
-        training = json.loads(record.read_text()) if record.is_file() else {}
+        training = json.loads(record.read_text("utf-8")) if record.is_file() else {}
     except (TypeError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{folder}: not usable as Iris weights: {error}") from error
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()

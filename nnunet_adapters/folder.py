@@ -111,6 +111,6 @@ def segment_queries(
 def _former_results(output: Path) -> dict[str, dict]:
     """The entries of a run.json that lies in the folder already."""
     try:
-        return json.loads((output / "run.json").read_text())["results"]
+        return json.loads((output / "run.json").read_text("utf-8"))["results"]
     except (OSError, ValueError, KeyError, TypeError):
         return {}

@@ -111,7 +111,7 @@ def open_dataset(identifier: str, raw_data: Path | None = None, channel: int = 0
 
     folder = find_dataset(identifier, raw_data)
     try:
-        description = json.loads((folder / "dataset.json").read_text())
+        description = json.loads((folder / "dataset.json").read_text("utf-8"))
         channels = description["channel_names"]
         manager = LabelManager(description["labels"], description.get("regions_class_order"))
         listed = get_filenames_of_train_images_and_targets(str(folder), description)
@@ -147,7 +147,7 @@ def open_dataset(identifier: str, raw_data: Path | None = None, channel: int = 0
 
 def _read_json(path: Path):
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise InputError(f"{path}: must be JSON: {error}") from error
 
@@ -215,7 +215,7 @@ def build_cache(datasets: list[RawDataset], splits: Path, cache: Path, progress=
 
     splits: one folder a dataset. progress: wraps the iterable of cases, for example tqdm.
     """
-    from iris_core.data.cache import is_current, write_case, write_index
+    from iris_core.data.cache import is_current, read_index, write_case, write_index
 
     index = {d.name: d.index(*split(d, splits / d.name)) for d in datasets}
     work = [(dataset, case) for dataset in datasets for case in dataset.files]
@@ -225,4 +225,4 @@ def build_cache(datasets: list[RawDataset], splits: Path, cache: Path, progress=
         if not is_current(path, source):
             write_case(path, dataset.case(case), dataset.scheme, source)
     write_index(cache, index)
-    return index
+    return {name: read_index(cache)[name] for name in index}

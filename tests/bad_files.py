@@ -53,7 +53,7 @@ def truncated_mha(p):
 def outside_mhd(p):
     p = p.parent / "scan.mhd"
     sitk.WriteImage(sitk.GetImageFromArray(np.zeros((8, 8, 8), np.float32)), str(p))
-    p.write_text(p.read_text().replace("scan.raw", "../../../etc/passwd"))
+    p.write_text(p.read_text("utf-8").replace("scan.raw", "../../../etc/passwd"))
     return p
 
 

@@ -71,7 +71,7 @@ def read_index(cache: Path) -> dict[str, dict]:
     path = cache / "cache.json"
     if not path.is_file():
         raise InputError(f"{cache}: not a training cache (no cache.json); `iris train --datasets …` makes one")
-    return json.loads(path.read_text())["datasets"]
+    return json.loads(path.read_text("utf-8"))["datasets"]
 
 
 def write_index(cache: Path, datasets: dict[str, dict]) -> None:

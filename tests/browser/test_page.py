@@ -60,14 +60,14 @@ def serve(command: list[str], temporary: Path, **environment: str):
     try:
         deadline = time.monotonic() + WAIT_MS / 1000
         while not _answers(address):
-            assert server.poll() is None and time.monotonic() < deadline, log.read_text()
+            assert server.poll() is None and time.monotonic() < deadline, log.read_text("utf-8")
             time.sleep(0.2)
         yield address
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(20)
     assert not list(temporary.glob("iris-page-*"))
-    assert "Traceback" not in log.read_text()
+    assert "Traceback" not in log.read_text("utf-8")
 
 
 def _answers(address: str) -> bool:

@@ -59,7 +59,7 @@ def test_an_unrelated_reference_collapses(service):
 def test_the_samples_were_not_trained_on(service):
     """A sample's case, and its patient, is a validation case of the weights."""
     record = service.checkpoint.training["datasets"]
-    for sample in json.loads((SAMPLES / "samples.json").read_text()).values():
+    for sample in json.loads((SAMPLES / "samples.json").read_text("utf-8")).values():
         split = record[sample["dataset"]]
         for case in sample["cases"].values():
             assert case in split["val"]

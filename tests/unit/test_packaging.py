@@ -6,11 +6,11 @@ from pathlib import Path
 from iris_core import __version__
 
 ROOT = Path(__file__).parents[2]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 
 
 def test_spaces_get_the_dependencies_of_the_package():
-    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    lines = (ROOT / "requirements.txt").read_text("utf-8").splitlines()
     assert [line for line in lines if not line.startswith("#")] == PROJECT["project"]["dependencies"]
 
 
@@ -24,11 +24,11 @@ def test_every_package_is_listed():
 
 
 def test_the_changelog_tells_of_this_version():
-    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text("utf-8")
 
 
 def test_the_readme_names_its_commands():
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "README.md").read_text("utf-8")
     assert "iris app --sample" in text.split("<!-- run -->")[1].split("```")[1]
     assert "pytest" in text.split("<!-- test -->")[1].split("```")[1]
 

@@ -31,7 +31,7 @@ def test_each_result_lies_on_its_querys_grid(segment, tmp_path, sample):
     (folder / "notes.txt").write_text("not a scan")
     code, out = segment(folder, extra=("--names", "1=ball"))
     assert code == 0
-    report = json.loads((out / "run.json").read_text())
+    report = json.loads((out / "run.json").read_text("utf-8"))
     assert set(report["results"]) == {"oblique.nii.gz", "flat.nii", "real.nii.gz"}
     for name, entry in report["results"].items():
         query, mask = nibabel.load(folder / name), nibabel.load(out / name)
@@ -51,7 +51,7 @@ def test_continue_keeps_what_is_there(segment, scan):
     code, out = segment(scan[0], scan[1], extra=("--continue",))
     assert code == 0
     assert (out / "scan.nii.gz").stat().st_mtime_ns == before
-    results = json.loads((out / "run.json").read_text())["results"]
+    results = json.loads((out / "run.json").read_text("utf-8"))["results"]
     assert results["scan.nii.gz"]["status"] == "kept"
     assert "volumes_ml" in results["scan.nii.gz"]
     assert results["mask.nii.gz"]["status"] == "done"
@@ -95,14 +95,14 @@ def test_evaluate_writes_the_report(raw_data, tmp_path, tiny_weights, capsys):
     report = tmp_path / "report.json"
     arguments = ["evaluate", "--weights", tiny_weights, "--dataset", "901", "--raw-data", raw_data]
     assert main([str(a) for a in [*arguments, "--draws", "2", "--output", report]]) == 0
-    found = json.loads(report.read_text())
+    found = json.loads(report.read_text("utf-8"))
     assert set(found["per_class"]) == {"ball", "core"}
     assert set(found["per_class"]["ball"]) == {"dice_mean", "dice_std", "n"}
     assert found["per_class"]["ball"]["n"] == 4  # two validation cases, two draws
     assert found["seen"] == "unseen dataset"
     assert found["mean_dice"] == pytest.approx(np.mean([c["dice_mean"] for c in found["per_class"].values()]))
     assert {"weights_sha256", "command", "seconds_per_query", "per_case"} <= set(found)
-    patients = json.loads((raw_data / "Dataset901_Balls" / "patients.json").read_text())
+    patients = json.loads((raw_data / "Dataset901_Balls" / "patients.json").read_text("utf-8"))
     assert all(patients[p["query"]] != patients[p["reference"]] for p in found["per_case"])
 
 

@@ -88,7 +88,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path):
 
     with pytest.raises(OSError, match="disk full"):
         checkpoint.write_atomically(path, fail)
-    assert path.read_text() == "old"
+    assert path.read_text("utf-8") == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 

@@ -6,6 +6,7 @@ import pytest
 import SimpleITK as sitk
 from conftest import ball, write_nifti
 
+from iris_core.case import InputError
 from nnunet_adapters.images import read_reference, read_scan, write_mask
 
 OBLIQUE = np.array([[0.9, -0.3, 0, 5], [0.3, 0.9, 0.1, -7], [0, -0.1, 2.0, 3], [0, 0, 0, 1]])
@@ -61,28 +62,42 @@ def test_itk_formats_give_the_same_case_as_nifti(tmp_path, ending):
     assert (sitk.GetArrayFromImage(mask).transpose(2, 1, 0) == labels).all()
 
 
-def test_a_dicom_folder_is_one_volume(tmp_path):
-    folder = tmp_path / "series"
+def write_dicom(folder, positions_mm) -> None:
+    """A series of 8 × 7 slices at these places along z."""
     folder.mkdir()
-    volume = np.arange(3 * 8 * 7, dtype=np.int16).reshape(3, 8, 7)
+    volume = np.arange(len(positions_mm) * 8 * 7, dtype=np.int16).reshape(-1, 8, 7)
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
-    for z in range(3):
-        image = sitk.GetImageFromArray(volume[z : z + 1])
+    for i, z in enumerate(positions_mm):
+        image = sitk.GetImageFromArray(volume[i : i + 1])
         image.SetSpacing((0.5, 0.5, 4.0))
         tags = {
-            "0008|0060": "MR", "0020|000d": "1.2.3", "0020|000e": "1.2.3.4", "0008|0018": f"1.2.3.4.{z + 1}",
-            "0020|0032": f"0\\0\\{4 * z}", "0020|0037": "1\\0\\0\\0\\1\\0", "0020|0013": str(z), "0018|0050": "4",
+            "0008|0060": "MR", "0020|000d": "1.2.3", "0020|000e": "1.2.3.4", "0008|0018": f"1.2.3.4.{i + 1}",
+            "0020|0032": f"0\\0\\{z}", "0020|0037": "1\\0\\0\\0\\1\\0", "0020|0013": str(i), "0018|0050": "4",
         }  # fmt: skip
         for key, value in tags.items():
             image.SetMetaData(key, value)
-        writer.SetFileName(str(folder / f"{z}.dcm"))
+        writer.SetFileName(str(folder / f"{i}.dcm"))
         writer.Execute(image)
-    case = read_scan(folder)
+
+
+def test_a_dicom_folder_is_one_volume(tmp_path):
+    write_dicom(tmp_path / "series", (0, 4, 8))
+    case = read_scan(tmp_path / "series")
     assert case.image.shape == (7, 8, 3)
     assert np.allclose(case.spacing_mm, (0.5, 0.5, 4.0))
-    write_mask((case.image > 50).astype(np.int32), folder, tmp_path / "mask.nii.gz")
+    write_mask((case.image > 50).astype(np.int32), tmp_path / "series", tmp_path / "mask.nii.gz")
     assert np.allclose(nibabel.load(tmp_path / "mask.nii.gz").affine, case.affine, atol=1e-5)
+
+
+@pytest.mark.parametrize("positions", [(0, 4, 12, 16), (0, 4, 8, 0, 4, 8)])
+def test_a_dicom_series_with_a_missing_slice_or_two_phases_is_refused(tmp_path, positions):
+    write_dicom(tmp_path / "series", positions)
+    with pytest.raises(InputError, match="evenly spaced"):
+        read_scan(tmp_path / "series")
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(InputError, match="one DICOM series"):
+        read_scan(tmp_path / "nothing")
 
 
 def test_labels_may_have_gaps_and_negative_values(tmp_path, scan):

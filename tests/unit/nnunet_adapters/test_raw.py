@@ -36,7 +36,7 @@ def test_a_case_lies_on_its_files_grid(raw_data):
 def test_splits_are_by_patient_written_once_and_reused(raw_data, tmp_path):
     dataset = open_dataset("901", raw_data)
     train, val = split(dataset, tmp_path)
-    folds = json.loads((tmp_path / "splits_final.json").read_text())
+    folds = json.loads((tmp_path / "splits_final.json").read_text("utf-8"))
     assert len(folds) == 3  # as many as patients, at most nnU-Net's 5
     for fold in folds:
         assert not {dataset.patients[c] for c in fold["train"]} & {dataset.patients[c] for c in fold["val"]}

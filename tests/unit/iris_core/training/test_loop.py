@@ -64,7 +64,7 @@ def test_a_run_leaves_weights_bank_and_record(whole_run):
     loaded = checkpoint.load(whole_run)
     balls, regions = "Dataset901_Balls", "Dataset902_Regions"
     assert set(loaded.bank.entries) == {f"{balls}/ball", f"{balls}/core", f"{regions}/whole", f"{regions}/core"}
-    record = json.loads((whole_run / "training.json").read_text())
+    record = json.loads((whole_run / "training.json").read_text("utf-8"))
     split = record["datasets"]["Dataset901_Balls"]
     assert len(split["train"]) == 4
     assert len(split["val"]) == 2
