@@ -12,7 +12,8 @@ from tqdm import tqdm
 from iris_core.case import Case, InputError
 from iris_core.checkpoint import write_json
 from iris_core.embeddings import TaskEmbedding
-from nnunet_adapters.images import ending, is_scan, read_scan, stem, write_mask
+from nnunet_adapters.headers import ending, is_scan
+from nnunet_adapters.images import read_scan, stem, write_mask
 
 
 def expand_queries(paths: tuple[Path, ...], shown: tuple[Path, ...] = ()) -> list[Path]:

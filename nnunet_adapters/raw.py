@@ -10,7 +10,8 @@ import numpy as np
 
 from iris_core.case import Case, InputError, LabelClass
 from iris_core.checkpoint import write_json
-from nnunet_adapters.images import check_header, check_same_grid, ras_affine
+from nnunet_adapters.headers import check_header
+from nnunet_adapters.images import check_same_grid, ras_affine
 
 os.environ.setdefault("nnUNet_n_proc_DA", "2")  # else importing nnunetv2's configuration runs `hostname`
 

@@ -1,0 +1,177 @@
+"""What a file claims to be, checked before memory is taken: formats, sizes, geometry, where the voxels lie.
+
+Files come from strangers. A header is believed only as far as the file's size bears it out.
+"""
+
+import gzip
+import mmap
+import re
+import struct
+import zlib
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from nibabel.openers import ImageOpener
+
+from iris_core.case import InputError
+
+NIFTI = (".nii", ".nii.gz")
+ITK = (".nrrd", ".mha", ".mhd")
+ENDINGS = (*NIFTI, *ITK)
+MAX_VOXELS = 2**31  # 8 GiB as float32
+MAX_HEADER_BYTES = 2**24
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+MAX_DEFLATE = 1032  # no deflate stream expands further, so a header that promises more is untrue
+
+
+def is_scan(path: Path) -> bool:
+    return path.name.lower().endswith(ENDINGS)
+
+
+def ending(path: Path) -> str:
+    """The file ending, '.nii.gz' whole. Raises InputError if no reader takes it."""
+    if not is_scan(path):
+        raise InputError(f"{path}: a scan must be a {', '.join(ENDINGS)} file or a folder of DICOM files")
+    return next(e for e in sorted(ENDINGS, key=len, reverse=True) if path.name.lower().endswith(e))
+
+
+def check_header(path: Path) -> None:
+    """Raise InputError unless the file's header says one 3D scalar volume that the file can really hold.
+
+    Formats that only nnunetv2 reads (TIFF) are left to it.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    if path.name.lower().endswith(NIFTI):
+        _check_nifti(path)
+    elif path.name.lower().endswith(ITK):
+        _check_itk(path)
+
+
+def _check_nifti(path: Path) -> None:
+    raw = _raw_nifti_header(path)
+    offset = max(int(raw["vox_offset"]), raw.single_vox_offset)
+    if offset > MAX_HEADER_BYTES:
+        raise InputError(f"{path}: a header must end within {MAX_HEADER_BYTES} bytes, this one claims {offset}")
+    item = raw.get_data_dtype()
+    if item.kind not in "iuf" or item.fields:
+        raise InputError(f"{path}: a voxel must be one number, got {item}")
+    try:
+        shape = raw.get_data_shape()
+        affine = nibabel.load(path).affine
+    except Exception as error:  # nibabel, gzip and zlib each raise their own
+        raise InputError(f"{path}: not a readable NIfTI file ({error}); was it renamed or cut off?") from error
+    _check_geometry(path, shape, np.array(raw["pixdim"][1 : 1 + min(3, len(shape))], float), affine)
+    voxels = int(np.prod(shape, dtype=object))
+    need = offset + voxels * item.itemsize
+    if path.name.lower().endswith(".gz"):
+        _check_size(path, voxels, need, path.stat().st_size * MAX_DEFLATE)
+        _check_size(path, voxels, need, _unpacked_size(path, need))
+    else:
+        _check_size(path, voxels, need, path.stat().st_size)
+
+
+def _raw_nifti_header(path: Path):
+    """The header as it is: nibabel.load mends a zero or negative voxel size silently, and loads extensions unasked."""
+    try:
+        with ImageOpener(path) as file:
+            start = file.read(nibabel.Nifti2Header.template_dtype.itemsize)
+        for kind in (nibabel.Nifti1Header, nibabel.Nifti2Header):
+            if kind.may_contain_header(start):
+                return kind(start[: kind.template_dtype.itemsize], check=False)
+    except Exception as error:  # gzip and zlib each raise their own
+        raise InputError(f"{path}: not a readable NIfTI file ({error}); was it renamed or cut off?") from error
+    raise InputError(f"{path}: not a readable NIfTI file (no NIfTI header); was it renamed or cut off?")
+
+
+def _unpacked_size(path: Path, need: int) -> int:
+    """Bytes that a gzip file unpacks to. Its trailer says so where it holds one stream; else count up to ``need``."""
+    with open(path, "rb") as file:
+        file.seek(-4, 2)
+        (claimed,) = struct.unpack("<I", file.read(4))
+    if claimed == need % 2**32:
+        return need
+    total = 0
+    try:
+        with gzip.open(path) as file:
+            while total < need and (chunk := file.read(2**16)):
+                total += len(chunk)
+    except (EOFError, OSError, zlib.error):
+        pass
+    return total
+
+
+def _check_itk(path: Path) -> None:
+    import SimpleITK as sitk
+
+    data, start, packed = _itk_data(path)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise InputError(f"{path}: not a readable {ending(path)} file; was it renamed or cut off?") from error
+    if reader.GetNumberOfComponents() != 1:
+        raise InputError(f"{path}: a voxel must be one number, got {reader.GetNumberOfComponents()} components")
+    size, dimension = reader.GetSize(), reader.GetDimension()
+    if dimension != 3:
+        raise InputError(f"{path}: a scan must have 3 dimensions, got {dimension}: {size}")
+    _check_geometry(path, size, np.array(reader.GetSpacing()), itk_affine(reader))
+    voxels = int(np.prod(size, dtype=object))
+    item = sitk.GetArrayViewFromImage(sitk.Image([1, 1, 1], reader.GetPixelID())).itemsize
+    _check_size(path, voxels, voxels * item, (data.stat().st_size - start) * (MAX_DEFLATE if packed else 1))
+
+
+def _itk_data(path: Path) -> tuple[Path, int, bool]:
+    """Where a MetaImage's or NRRD's voxels are: file, first byte, compressed or not.
+
+    ITK would follow a header to any file of the machine. Its parser forgives much, so the whole file is searched and
+    only one plain form is let through: voxels in the file itself, or (.mhd) in a file beside it.
+    """
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: the file is empty")
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        if ending(path) == ".nrrd":
+            if re.search(rb"(?i)[\r\n]\s*data ?file\s*:", text):
+                raise InputError(f"{path}: must hold its voxels itself, its header names another file")
+            end = re.search(rb"\r?\n\r?\n", text)
+            if end is None:
+                raise InputError(f"{path}: not a readable .nrrd file; was it renamed or cut off?")
+            return path, end.end(), bool(re.search(rb"(?i)encoding: *(gz|bz)", text[: end.end()]))
+        lines = list(re.finditer(rb"[^\r\n]*ElementDataFile[^\r\n]*", text))
+        plain = re.fullmatch(rb"ElementDataFile *= *(\S+) *", lines[0][0]) if len(lines) == 1 else None
+        if plain is None:
+            raise InputError(f"{path}: must have one line 'ElementDataFile = …', found {len(lines)} or another form")
+        name, end = plain[1].decode("latin-1"), text.find(b"\n", lines[0].start()) + 1
+        packed = bool(re.search(rb"(?i)CompressedData *= *true", text[: lines[0].start()]))
+    if name == "LOCAL":
+        return path, end, packed
+    data = path.parent / name
+    if ending(path) != ".mhd" or Path(name).name != name or not data.is_file() or data.is_symlink():
+        raise InputError(f"{path}: its voxels must lie in it or (.mhd) in a file beside it, got {name!r}")
+    return data, 0, packed
+
+
+def _check_geometry(path: Path, shape: tuple[int, ...], spacing: np.ndarray, affine: np.ndarray) -> None:
+    if len(shape) != 3 or min(shape) < 1:
+        raise InputError(f"{path}: a scan must have 3 dimensions, got {len(shape)}: {tuple(shape)}")
+    if not np.isfinite(spacing).all() or (spacing <= 0).any():
+        raise InputError(f"{path}: every voxel size must be positive, got {spacing.tolist()} mm; correct the header")
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise InputError(f"{path}: the affine must be invertible, got\n{affine}; correct the header")
+
+
+def _check_size(path: Path, voxels: int, need: int, held: int) -> None:
+    if need > held:
+        raise InputError(f"{path}: the header promises {need} bytes, the file holds at most {held}; it is cut off")
+    if voxels > MAX_VOXELS:
+        raise InputError(f"{path}: {voxels} voxels are more than the limit of {MAX_VOXELS}; crop the scan")
+
+
+def itk_affine(image) -> np.ndarray:
+    """Voxel → RAS+ mm of a SimpleITK image (or reader), which itself thinks in LPS+."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
+    affine[:3, 3] = image.GetOrigin()
+    return LPS_TO_RAS @ affine
