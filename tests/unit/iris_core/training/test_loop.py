@@ -22,7 +22,7 @@ def command(raw_data: Path, output: Path, *extra: str) -> list[str]:
 
 
 def start(raw_data, output, *extra) -> subprocess.Popen:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}  # a tiny model, on a busy machine
     return subprocess.Popen(
         command(raw_data, output, *extra),
         cwd=ROOT,
