@@ -117,7 +117,8 @@ def _check_itk(path: Path) -> None:
     size, dimension = reader.GetSize(), reader.GetDimension()
     if dimension != 3:
         raise InputError(f"{path}: a scan must have 3 dimensions, got {dimension}: {size}")
-    _check_geometry(path, size, np.array(reader.GetSpacing()), itk_affine(reader))
+    affine = itk_affine(reader.GetDirection(), reader.GetSpacing(), reader.GetOrigin())
+    _check_geometry(path, size, np.array(reader.GetSpacing()), affine)
     voxels = int(np.prod(size, dtype=object))
     item = sitk.GetArrayViewFromImage(sitk.Image([1, 1, 1], reader.GetPixelID())).itemsize
     _check_size(path, voxels, voxels * item, (data.stat().st_size - start) * (MAX_DEFLATE if packed else 1))
@@ -169,9 +170,9 @@ def _check_size(path: Path, voxels: int, need: int, held: int) -> None:
         raise InputError(f"{path}: {voxels} voxels are more than the limit of {MAX_VOXELS}; crop the scan")
 
 
-def itk_affine(image) -> np.ndarray:
-    """Voxel → RAS+ mm of a SimpleITK image (or reader), which itself thinks in LPS+."""
+def itk_affine(direction, spacing_mm, origin_mm) -> np.ndarray:
+    """Voxel → RAS+ mm from SimpleITK's description of a 3D image, which is in LPS+."""
     affine = np.eye(4)
-    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
-    affine[:3, 3] = image.GetOrigin()
+    affine[:3, :3] = np.array(direction).reshape(3, 3) * np.array(spacing_mm)
+    affine[:3, 3] = origin_mm
     return LPS_TO_RAS @ affine

@@ -10,7 +10,7 @@ import numpy as np
 
 from iris_core.case import Case, InputError, plain_classes
 from iris_core.checkpoint import write_atomically
-from nnunet_adapters.headers import LPS_TO_RAS, MAX_VOXELS, NIFTI, check_header, ending, itk_affine
+from nnunet_adapters.headers import MAX_VOXELS, NIFTI, check_header, ending, itk_affine
 
 
 def stem(path: Path) -> str:
@@ -24,10 +24,8 @@ def ras_affine(properties: dict) -> np.ndarray:
         stuff = properties["nibabel_stuff"]
         return np.asarray(stuff.get("reoriented_affine", stuff["original_affine"]), float)
     if "sitk_stuff" in properties:
-        stuff, affine = properties["sitk_stuff"], np.eye(4)
-        affine[:3, :3] = np.array(stuff["direction"]).reshape(3, 3) * np.array(stuff["spacing"])
-        affine[:3, 3] = stuff["origin"]
-        return LPS_TO_RAS @ affine
+        stuff = properties["sitk_stuff"]
+        return itk_affine(stuff["direction"], stuff["spacing"], stuff["origin"])
     return np.diag([*properties["spacing"][::-1], 1.0])
 
 
@@ -68,7 +66,8 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
             raise InputError(f"{path}: the voxels cannot be read; the file is damaged") from error
     import SimpleITK as sitk
 
-    return sitk.GetArrayFromImage(image).transpose(2, 1, 0), itk_affine(image)
+    affine = itk_affine(image.GetDirection(), image.GetSpacing(), image.GetOrigin())
+    return sitk.GetArrayFromImage(image).transpose(2, 1, 0), affine
 
 
 def _read_dicom(folder: Path):
