@@ -26,6 +26,10 @@ class Train:
     """Time box: learning rate and end follow the clock instead."""
     batch: int = 2
     """Episodes an iteration."""
+    synthetic: float = 0.6
+    """Share of synthetic episodes: painted on label maps, or warped and recoloured from scans."""
+    label_maps: tuple[Path, ...] = ()
+    """Folders of label maps without images (.nii.gz), for synthetic episodes."""
     learning_rate: float = 4e-3
     seed: int = 0
     workers: int = 1
@@ -62,6 +66,7 @@ class Train:
             iterations=self.iterations or (10**9 if self.minutes else 80_000),
             minutes=self.minutes,
             batch=self.batch,
+            synthetic=self.synthetic,
             learning_rate=self.learning_rate,
             seed=self.seed,
             workers=self.workers,
@@ -70,7 +75,13 @@ class Train:
         )
         splits = splits_folder(self.splits, self.output)
         index = prepare_training(
-            self.datasets, self.raw_data, self.channel, splits, cache, lambda work: tqdm(work, "cache", unit="case")
+            self.datasets,
+            self.label_maps,
+            self.raw_data,
+            self.channel,
+            splits,
+            cache,
+            lambda work: tqdm(work, "cache", unit="case"),
         )
         start = find_weights(self.start_from) if self.start_from else None
         train(cache, index, self.output, PRESETS[self.preset], config, pick_device(self.device), self.resume, start)

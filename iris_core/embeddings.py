@@ -1,15 +1,23 @@
 """TaskEmbedding: the task as a value, separate from inference. MemoryBank: one per class seen in training."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from iris_core.model.task_encoder import Task
+from iris_core.model.task_encoder import COMPACT, Task
 
 BANK_DECAY = 0.999  # paper: T_k ← α·T_k + (1 - α)·T_k_new
+
+
+@dataclass(frozen=True)
+class Overview:
+    """T at a coarser working spacing, for looking where the structures are."""
+
+    task: Task
+    spacing_mm: float
 
 
 @dataclass(frozen=True)
@@ -18,6 +26,7 @@ class TaskEmbedding:
 
     task: K classes, batch of one. values, names: label value and name of each class, in T's order.
     spacing_mm: the working spacing. scheme: the intensity scheme of the reference.
+    overviews: the same classes at coarser spacings, finest first; none on the paper's grid.
     """
 
     task: Task
@@ -26,6 +35,7 @@ class TaskEmbedding:
     spacing_mm: float
     scheme: str
     overlapping: bool = False
+    overviews: tuple[Overview, ...] = ()
 
 
 def combine(tasks: list[Task], weights: Tensor) -> Task:
@@ -41,12 +51,18 @@ def combine(tasks: list[Task], weights: Tensor) -> Task:
         stacked = torch.stack([getattr(task, name) for task in tasks])
         return (stacked * share.reshape(len(tasks), 1, -1, *[1] * (stacked.ndim - 3)).to(stacked)).sum(0)
 
+    where, windows = [], 0
+    for task in tasks:  # windows are numbered through
+        where.append(task.memory_where + task.memory_where.new_tensor([0, 0, 0, windows]))
+        windows += task.atlas.shape[2]
     return Task(
         tokens=mean("tokens"),
         prototypes=torch.nn.functional.normalize(mean("prototypes"), dim=-1),
         location=mean("location"),
         memory_keys=torch.cat([task.memory_keys for task in tasks], 1),
         memory_masks=torch.cat([task.memory_masks for task in tasks], 2),
+        memory_where=torch.cat(where, 1),
+        atlas=torch.cat([task.atlas for task in tasks], 2),
     )
 
 
@@ -66,27 +82,25 @@ class MemoryBank:
         """Fold in one episode's T (batch of one, classes in the order of ``keys``)."""
         bare = task.without_memory().map(lambda t: t.float().cpu())
         for k, key in enumerate(keys):
-            new = replace(bare.map(lambda t, k=k: t[:, k : k + 1].clone()), memory_keys=bare.memory_keys.clone())
+            new = Task.compact(*(getattr(bare, part)[:, k : k + 1].clone() for part in COMPACT))
             n = self.counts.get(key, 0)
             decay = min(BANK_DECAY, n / (n + 10))
             old = self.entries.get(key, new)
-            self.entries[key] = Task(
-                *(torch.lerp(getattr(new, f.name), getattr(old, f.name), decay) for f in fields(Task))
+            self.entries[key] = Task.compact(
+                *(torch.lerp(getattr(new, part), getattr(old, part), decay) for part in COMPACT)
             )
             self.counts[key] = n + 1
 
     def tensors(self) -> dict[str, Tensor]:
         """Flat, for a safetensors file: 'Dataset/class:part' and 'Dataset/class:count'."""
-        parts = {
-            f"{k}:{f.name}": getattr(t, f.name).contiguous() for k, t in self.entries.items() for f in fields(Task)
-        }
+        parts = {f"{k}:{part}": getattr(t, part).contiguous() for k, t in self.entries.items() for part in COMPACT}
         return parts | {f"{k}:count": torch.tensor(n) for k, n in self.counts.items()}
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> "MemoryBank":
         """Raises KeyError where a part is missing."""
         keys = dict.fromkeys(name.rsplit(":", 1)[0] for name in tensors)
-        entries = {key: Task(*(tensors[f"{key}:{f.name}"] for f in fields(Task))) for key in keys}
+        entries = {key: Task.compact(*(tensors[f"{key}:{part}"] for part in COMPACT)) for key in keys}
         return cls(entries, {key: int(tensors[f"{key}:count"]) for key in keys})
 
     def save(self, path: Path) -> None:

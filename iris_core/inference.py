@@ -3,9 +3,11 @@
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from iris_core.case import Case, InputError
@@ -14,6 +16,7 @@ from iris_core.geometry import (
     Orientation,
     WorkingGrid,
     apply_matrices,
+    axis_matrix,
     labels_back,
     oriented,
     window_shape,
@@ -21,52 +24,113 @@ from iris_core.geometry import (
 )
 from iris_core.intensity import normalise
 from iris_core.model.iris import Iris, precision
+from iris_core.model.task_encoder import Task
 
 MAX_LOGIT_BYTES = 8 * 2**30
+LARGEST_WINDOW = 4 / 3  # of the model's window: a query that is a little larger is seen whole, at once. Ours
+MANY_WINDOWS = 4  # from here on, look where the structures are first. Ours
+SURE = 0.7  # mean probability inside what the coarse pass found. Ours
+MARGIN = 3  # samples of the coarse pass around what it found
+ABSENT = -20.0  # logit
+
+
+@dataclass(frozen=True)
+class Region:
+    """What a coarse pass found. allowed: (K, *samples) bool on its own grid; sure: (K,) bool."""
+
+    grid: WorkingGrid
+    allowed: Tensor
+    sure: Tensor
 
 
 @torch.inference_mode()
 def segment(
-    model: Iris, embedding: TaskEmbedding, query: Case, progress: Callable[[int, int], None] = lambda done, of: None
+    model: Iris,
+    embedding: TaskEmbedding,
+    query: Case,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+    locate: bool = True,
 ) -> np.ndarray:
     """Labels (x, y, z) int32 in the query's own axis order and grid.
 
     Windows with 50 % overlap, blended by a Gaussian (paper: averaged). Logits are summed at the model's output
     stride on the working grid and brought to the query's grid slab by slab. progress: called with windows done, all.
+
+    locate: where the field of view takes MANY_WINDOWS or more and T has an overview, a coarse pass over the whole
+    query comes first. Each class that it is sure of is then looked for there alone; and if it is sure of all of them,
+    the windows cover only those places. Else they cover everything.
     """
     device = next(model.parameters()).device
     image, spacing_mm = oriented(query, normalise(query.image, embedding.scheme))
+    volume = torch.from_numpy(np.ascontiguousarray(image))
     grid = WorkingGrid(image.shape, spacing_mm, embedding.spacing_mm)
-    logits = window_logits(model, embedding, torch.from_numpy(np.ascontiguousarray(image)), grid, device, progress)
+    region = None
+    if locate and embedding.overviews and len(_windows(model, grid)) >= MANY_WINDOWS:
+        region = _locate(model, embedding, volume, grid, device)
+    logits = window_logits(model, embedding.task, volume, grid, device, progress, region)
     labels = labels_back(grid, logits, embedding.values, model.config.stem_stride, embedding.overlapping)
     return np.ascontiguousarray(Orientation.of(query.affine).invert(labels))
 
 
+def _locate(model: Iris, embedding: TaskEmbedding, volume: Tensor, grid: WorkingGrid, device) -> Region | None:
+    """The coarse pass: at the finest overview that takes few windows. None if every overview takes too many."""
+    full = len(_windows(model, grid))
+    for overview in embedding.overviews:
+        coarse = WorkingGrid(grid.shape, grid.spacing_mm, overview.spacing_mm)
+        if len(_windows(model, coarse)) <= max(1, full // 4):
+            logits = window_logits(model, overview.task, volume, coarse, device, lambda done, of: None)
+            found = logits > 0
+            inside = (logits.sigmoid() * found).sum((1, 2, 3)) / found.sum((1, 2, 3)).clamp_min(1)
+            reach = 2 * MARGIN + 1
+            allowed = F.max_pool3d(found[None].float(), reach, 1, MARGIN)[0] > 0
+            return Region(coarse, allowed, inside >= SURE)
+    return None
+
+
+def _windows(model: Iris, grid: WorkingGrid, low=(0, 0, 0), high=None) -> list[tuple[tuple, tuple]]:
+    """(start, shape) of the windows that cover a part of the working grid, by default all of it."""
+    config, high = model.config, high or grid.working_shape
+    lengths = [b - a for a, b in zip(low, high, strict=True)]
+    largest = int(config.window * LARGEST_WINDOW) // config.multiple * config.multiple
+    edges = [largest if n <= largest else config.window for n in lengths]
+    shape = tuple(window_shape((n,), edge, config.multiple)[0] for n, edge in zip(lengths, edges, strict=True))
+    per_axis = []
+    for first, n, s, limit in zip(low, lengths, shape, grid.working_shape, strict=True):
+        starts = [first + i for i in window_starts(n, s, multiple=config.stem_stride)]
+        inner = max(limit - s, 0) // config.stem_stride * config.stem_stride
+        per_axis.append(starts if n > s or limit < s else [min(max(i, 0), inner) for i in starts])
+    return [(start, shape) for start in itertools.product(*per_axis)]
+
+
 def window_logits(
-    model: Iris, embedding: TaskEmbedding, image: Tensor, grid: WorkingGrid, device: torch.device, progress
+    model: Iris, task: Task, image: Tensor, grid: WorkingGrid, device: torch.device, progress, region=None
 ) -> Tensor:
     """Blended logits (K, *samples) over the working grid; one sample covers stem_stride voxels along each axis."""
     stride = model.config.stem_stride
-    shape = window_shape(grid.working_shape, model.config.window, model.config.multiple)
-    per_axis = [window_starts(n, s, multiple=stride) for n, s in zip(grid.working_shape, shape, strict=True)]
-    starts = list(itertools.product(*per_axis))
     samples = tuple(-(-n // stride) for n in grid.working_shape)
-    if (need := 4 * len(embedding.values) * math.prod(samples)) > MAX_LOGIT_BYTES:
+    k = task.tokens.shape[1]
+    if (need := 4 * k * math.prod(samples)) > MAX_LOGIT_BYTES:
         raise InputError(
-            f"{len(embedding.values)} classes over a field of view of {grid.working_shape} voxels of"
+            f"{k} classes over a field of view of {grid.working_shape} voxels of"
             f" {grid.working_mm:.2f} mm need {need / 2**30:.1f} GiB, the limit is {MAX_LOGIT_BYTES / 2**30:.0f};"
             " crop the query or show fewer classes"
         )
-    total = torch.zeros(len(embedding.values), *samples)
+    allowed = None if region is None else _on(region, grid, samples, stride)
+    windows = _windows(model, grid)
+    if allowed is not None and region.sure.all():
+        places = allowed.any(0).nonzero()
+        low, high = places.amin(0) * stride, (places.amax(0) + 1) * stride
+        windows = _windows(model, grid, tuple(low.tolist()), tuple(np.minimum(high, grid.working_shape).tolist()))
+    total = torch.zeros(k, *samples)
     weight = torch.zeros(samples)
-    importance = _gaussian(tuple(n // stride for n in shape))
-    task = embedding.task.map(lambda t: t.to(device))
-    for done, start in enumerate(starts):
-        progress(done, len(starts))
+    task = task.map(lambda t: t.to(device))
+    for done, (start, shape) in enumerate(windows):
+        progress(done, len(windows))
         cut = apply_matrices(image, grid.window_matrices(start, shape))[None, None].to(device)
         with precision(device):
             box = grid.box(start, shape)[None].to(device)
             logits = model.decode(model.encode_image(cut), task, box)[0].float().cpu()
+        importance = _gaussian(tuple(n // stride for n in shape))
         where, part = [], []
         for first, n, limit in zip(start, importance.shape, samples, strict=True):
             low = first // stride
@@ -74,8 +138,21 @@ def window_logits(
             part.append(slice(max(-low, 0), min(low + n, limit) - low))
         total[(slice(None), *where)] += (logits * importance)[(slice(None), *part)]
         weight[tuple(where)] += importance[tuple(part)]
-    progress(len(starts), len(starts))
-    return total.div_(weight)
+    progress(len(windows), len(windows))
+    logits = torch.where(weight > 0, total / weight.clamp_min(1e-6), ABSENT)
+    return logits if allowed is None else logits.masked_fill_(~allowed, ABSENT)
+
+
+def _on(region: Region, grid: WorkingGrid, samples: tuple[int, ...], stride: int) -> Tensor:
+    """``allowed`` on the samples of a finer grid of the same volume; everywhere for a class that is not sure."""
+    matrices = []
+    for axis in range(3):
+        ratio = grid.working_mm / region.grid.working_mm
+        fine = (np.arange(samples[axis]) + 0.5) * stride - grid.working_shape[axis] / 2
+        coarse = (fine * ratio + region.grid.working_shape[axis] / 2) / stride - 0.5
+        matrices.append(axis_matrix(region.allowed.shape[axis + 1], coarse))
+    near = apply_matrices(region.allowed.float(), tuple(matrices)) > 0.5
+    return near | ~region.sure[:, None, None, None]
 
 
 def _gaussian(shape: tuple[int, ...]) -> Tensor:

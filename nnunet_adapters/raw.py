@@ -12,6 +12,7 @@ from iris_core.case import Case, InputError, LabelClass
 from iris_core.checkpoint import write_json
 from nnunet_adapters.headers import check_header
 from nnunet_adapters.images import check_same_grid, ras_affine
+from nnunet_adapters.label_maps import LabelMaps, open_label_maps
 
 os.environ.setdefault("nnUNet_n_proc_DA", "2")  # else importing nnunetv2's configuration runs `hostname`
 
@@ -58,6 +59,7 @@ class RawDataset:
         return {
             "classes": [asdict(c) for c in self.classes],
             "ignore": self.ignore,
+            "images": True,
             "cases": self.patients,
             "train": train,
             "val": val,
@@ -90,16 +92,27 @@ def find_dataset(identifier: str, raw_data: Path | None = None) -> Path:
 
 
 def prepare_training(
-    identifiers: tuple[str, ...], raw_data: Path | None, channel: int, splits: Path, cache: Path, progress=iter
+    identifiers: tuple[str, ...],
+    label_maps: tuple[Path, ...],
+    raw_data: Path | None,
+    channel: int,
+    splits: Path,
+    cache: Path,
+    progress=iter,
 ) -> dict[str, dict]:
-    """The index of the datasets to train on: from raw data into the cache, or from a cache that came without them."""
+    """The index of what to train on: from raw data into the cache, or from a cache that came without them.
+
+    label_maps: folders of label maps without images; of a cache that came without them, their names.
+    """
     from iris_core.data.cache import read_index
 
     if raw_data or os.environ.get("nnUNet_raw") or not (cache / "cache.json").is_file():
         datasets = [open_dataset(identifier, raw_data, channel) for identifier in identifiers]
-        return build_cache(datasets, splits, cache, progress)
+        maps = [open_label_maps(folder) for folder in label_maps]
+        return build_cache([*datasets, *maps], splits, cache, progress)
     index = read_index(cache)
-    return {name: index[name] for name in (match_dataset(i, sorted(index), cache) for i in identifiers)}
+    wanted = [*identifiers, *(f"label_maps_{folder.name}" for folder in label_maps)]
+    return {name: index[name] for name in (match_dataset(i, sorted(index), cache) for i in wanted)}
 
 
 def open_dataset(identifier: str, raw_data: Path | None = None, channel: int = 0) -> RawDataset:
@@ -161,7 +174,7 @@ def _classes(labels: dict, manager) -> tuple[LabelClass, ...]:
     return tuple(LabelClass(n, int(v), m) for (n, m), v in zip(members.items(), values, strict=True))
 
 
-def split(dataset: RawDataset, folder: Path) -> tuple[list[str], list[str]]:
+def split(dataset: RawDataset | LabelMaps, folder: Path) -> tuple[list[str], list[str]]:
     """Training and validation cases by patient: fold 0 of ``folder``/splits_final.json, written there once.
 
     nnU-Net's own generator and form, over patients instead of cases. One patient alone is training data.
@@ -211,19 +224,23 @@ def evaluation_split(dataset: RawDataset, seen: dict | None, splits: Path | None
         return split(dataset, Path(temporary))
 
 
-def build_cache(datasets: list[RawDataset], splits: Path, cache: Path, progress=iter) -> dict[str, dict]:
+def build_cache(datasets: list[RawDataset | LabelMaps], splits: Path, cache: Path, progress=iter) -> dict[str, dict]:
     """Write the training cache of ``datasets``; cases that are current are kept. Returns the datasets' index.
 
     splits: one folder a dataset. progress: wraps the iterable of cases, for example tqdm.
     """
-    from iris_core.data.cache import is_current, read_index, write_case, write_index
+    from iris_core.data.cache import is_current, read_index, write_case, write_index, write_label_map
 
     index = {d.name: d.index(*split(d, splits / d.name)) for d in datasets}
     work = [(dataset, case) for dataset in datasets for case in dataset.files]
     for dataset, case in progress(work):
         path = cache / dataset.name / f"{case}.npz"
         source = dataset.source(case)
-        if not is_current(path, source):
+        if is_current(path, source):
+            continue
+        if isinstance(dataset, LabelMaps):
+            write_label_map(path, dataset.case(case), source)
+        else:
             write_case(path, dataset.case(case), dataset.scheme, source)
     write_index(cache, index)
     return {name: read_index(cache)[name] for name in index}

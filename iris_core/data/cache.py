@@ -1,9 +1,10 @@
 """The training cache: every case once, as episodes take it. numpy alone reads it, on any machine.
 
 cache/
-  cache.json             datasets: name → {classes: [{name, value, members}], ignore: value or null,
-                         cases: {case: patient}, train: [case …], val: [case …]}
-  <dataset>/<case>.npz   image float16, labels uint8 or int32, spacing_mm (3,), source: what it was made from
+  cache.json             datasets: name → {classes: [{name, value, members}], ignore: value or null, images: whether
+                         it has any, cases: {case: patient}, train: [case …], val: [case …]}
+  <dataset>/<case>.npz   image float16 (not of a label map alone), labels uint8 or int32, spacing_mm (3,),
+                         source: what it was made from
 """
 
 import json
@@ -23,11 +24,14 @@ FINEST_SHARE = 0.8  # of that spacing; episodes vary it
 
 @dataclass(frozen=True)
 class CachedCase:
-    """A case in RAS+ order: image (x, y, z) normalised float32, labels, spacing in mm along each axis."""
+    """A case in RAS+ order: labels (x, y, z), spacing in mm along each axis.
 
-    image: np.ndarray
+    image (x, y, z) float32, normalised, or None for a label map without image.
+    """
+
     labels: np.ndarray
     spacing_mm: tuple[float, float, float]
+    image: np.ndarray | None
 
 
 def write_case(path: Path, case: Case, scheme: str, source: str) -> None:
@@ -40,13 +44,21 @@ def write_case(path: Path, case: Case, scheme: str, source: str) -> None:
     tasks = [choose_spacing([c.mask(labels)], spacing, FINEST_WINDOW) for c in case.present()]
     if tasks:
         image, labels, spacing = coarsen(image, labels, spacing, FINEST_SHARE * min(tasks))
+    _write(path, labels, spacing, source, image=image.astype(np.float16))
+
+
+def write_label_map(path: Path, case: Case, source: str) -> None:
+    """Orient and store labels alone, for painting."""
+    labels, spacing = oriented(case, case.labels)
+    _write(path, labels, spacing, source)
+
+
+def _write(path: Path, labels: np.ndarray, spacing_mm: tuple[float, ...], source: str, **arrays: np.ndarray) -> None:
     small = labels.astype(np.uint8 if labels.min() >= 0 and labels.max() < 256 else np.int32)
 
     def write(temporary: Path) -> None:
         with open(temporary, "wb") as file:
-            np.savez_compressed(
-                file, image=image.astype(np.float16), labels=small, spacing_mm=np.array(spacing), source=source
-            )
+            np.savez_compressed(file, labels=small, spacing_mm=np.array(spacing_mm), source=source, **arrays)
 
     write_atomically(path, write)
 
@@ -56,14 +68,14 @@ def is_current(path: Path, source: str) -> bool:
     if not path.is_file():
         return False
     with np.load(path, allow_pickle=False) as stored:
-        return "source" in stored and str(stored["source"]) == source
+        return str(stored["source"]) == source
 
 
 def read_case(path: Path) -> CachedCase:
     with np.load(path, allow_pickle=False) as stored:
-        return CachedCase(
-            stored["image"].astype(np.float32), stored["labels"], tuple(float(s) for s in stored["spacing_mm"])
-        )
+        image = stored.get("image")
+        spacing_mm = tuple(float(s) for s in stored["spacing_mm"])
+        return CachedCase(stored["labels"], spacing_mm, None if image is None else image.astype(np.float32))
 
 
 def read_index(cache: Path) -> dict[str, dict]:

@@ -17,8 +17,8 @@ TASK_STRIDE = 4  # Eq. 3 needs C divisible by stride³ (paper.md): stride 4 is t
 class IrisConfig:
     """Everything that decides the shape of the weights. A checkpoint's config.json is exactly this.
 
-    The defaults are the paper's where it says something. ``prototypes``, ``location_prior`` and ``spatial_memory``
-    are ours (shared/experiments.md): matching that is built in rather than learned.
+    The defaults are the paper's where it says something. ``prototypes``, ``location_prior``, ``spatial_memory``
+    and ``correspondence`` are ours (weights/TRAINING.md): matching that is built in rather than learned.
     """
 
     widths: tuple[int, ...] = (32, 64, 128, 256, 512)
@@ -34,12 +34,15 @@ class IrisConfig:
     location_prior: bool = False
     spatial_memory: bool = False
     memory_width: int = 64
+    correspondence: bool = False
 
     def __post_init__(self) -> None:
         for name in ("widths", "blocks"):
             object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON has lists
         if len(self.widths) != len(self.blocks):
             raise ValueError(f"widths and blocks must have one entry a level, got {self.widths} and {self.blocks}")
+        if self.correspondence and not self.spatial_memory:
+            raise ValueError("correspondence must come with spatial_memory, got one without the other")
         if self.window % self.multiple:
             raise ValueError(f"window must be a multiple of {self.multiple}, got {self.window}")
 
@@ -65,6 +68,7 @@ PRESETS = {
         prototypes=True,
         location_prior=True,
         spatial_memory=True,
+        correspondence=True,
     ),
     "tiny": IrisConfig(
         widths=(8, 64, 16),
@@ -79,6 +83,7 @@ PRESETS = {
         prototype_width=8,
         location_prior=True,
         spatial_memory=True,
+        correspondence=True,
         memory_width=8,
     ),
 }
@@ -115,6 +120,7 @@ class Iris(nn.Module):
             location_prior=config.location_prior,
             memory_channels=up_widths[1],
             memory_width=config.memory_width if config.spatial_memory else 0,
+            correspondence=config.correspondence,
         )
         self.mask_decoder = MaskDecoder(
             width=widths[-1],
@@ -123,7 +129,7 @@ class Iris(nn.Module):
             fine_width=widths[0],
             layers=config.attention_layers,
             heads=config.heads,
-            evidence=Evidence(len(self.matched), config.location_prior, config.spatial_memory),
+            evidence=Evidence(len(self.matched), config.location_prior, config.spatial_memory, config.correspondence),
         )
 
     def encode_image(self, image: Tensor) -> Features:

@@ -68,9 +68,10 @@ class ClassHead(nn.Module):
 class Evidence(nn.Module):
     """Maps that compare a query with T directly: prototype similarity, location prior, spatial memory."""
 
-    def __init__(self, prototype_levels: int, location_prior: bool, memory: bool) -> None:
+    def __init__(self, prototype_levels: int, location_prior: bool, memory: bool, correspondence: bool) -> None:
         super().__init__()
-        self.n_maps = 2 * prototype_levels + int(location_prior) + 2 * int(memory)
+        self.n_maps = 2 * prototype_levels + int(location_prior) + 2 * int(memory) + 2 * int(correspondence)
+        self.correspondence = correspondence
         self.prototype_scale = nn.Parameter(torch.full((prototype_levels,), 4.0))
         self.location_slack = nn.Parameter(torch.tensor(-3.0)) if location_prior else None
         self.sharpness = nn.Parameter(torch.tensor([10.0, 30.0])) if memory else None
@@ -84,6 +85,8 @@ class Evidence(nn.Module):
             maps.append(self.location(task, shape, box)[:, :, None])
         if self.sharpness is not None:
             maps.append(self.propagate(task, keys, coarse, shape))
+        if self.correspondence:
+            maps.append(self.carry_over(task, keys, coarse, shape))
         return torch.cat(maps, 2)
 
     def similarity(self, task: Task, level: Tensor, i: int, shape: tuple) -> Tensor:
@@ -119,6 +122,35 @@ class Evidence(nn.Module):
         )
         flat = flat.unflatten(2, coarse)
         return rearrange(resize(flat, shape), "b (two k) x y z -> b k two x y z", two=2)
+
+    @exact
+    def carry_over(self, task: Task, keys: Tensor, coarse: tuple, shape: tuple) -> Tensor:
+        """The reference's masks, warped: each query position's mean place in the reference, made smooth, says where to
+        read the mask. Second map: how narrow the match was. Windows of T are averaged by their share of the match."""
+        b, k, windows = task.atlas.shape[:3]
+        if not windows:
+            return keys.new_zeros(b, k, 2, *shape)
+        keys = keys.float().expand(b, -1, -1)
+        similarity = einsum(keys, task.memory_keys.float(), "b q c, b n c -> b q n") * self.sharpness[1]
+        similarity = similarity.masked_fill(task.memory_masks[:, :1] < 0, -100.0)
+        total = keys.new_zeros(b, k + 1, *shape)
+        for window in range(windows):
+            mine = task.memory_where[0, :, 3] == window
+            share = similarity.softmax(-1)[:, :, mine].sum(-1) if windows > 1 else torch.ones_like(keys[..., 0])
+            match = similarity[:, :, mine].softmax(-1)
+            place = task.memory_where[:, mine, :3]
+            mean = einsum(match, place, "b q n, b n c -> b c q")
+            spread = (einsum(match, place**2, "b q n, b n c -> b c q") - mean**2).clamp_min(0).sum(1, keepdim=True)
+            field = torch.cat([mean, torch.exp(-8 * spread), share[:, None]], 1).unflatten(2, coarse)
+            field = resize(F.avg_pool3d(F.pad(field, (1,) * 6, mode="replicate"), 3, 1), shape)
+            carried = F.grid_sample(
+                task.atlas[:, :, window].float().expand(b, -1, -1, -1, -1),
+                field[:, :3].flip(1).permute(0, 2, 3, 4, 1),
+                padding_mode="zeros",
+                align_corners=False,
+            )
+            total = total + torch.cat([carried, field[:, 3:4]], 1) * field[:, 4:]
+        return torch.stack([total[:, :k], total[:, k:].expand(-1, k, -1, -1, -1)], 2)
 
 
 def resize(volume: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from iris_core.model.blocks import MLP, Attention, coordinates, exact, fourier, inside
 
 EPSILON = 1e-6
+COMPACT = ("tokens", "prototypes", "location")  # the parts of a task without spatial memory
+ATLAS = (24, 24, 24)  # a mask as correspondence carries it over: a window of 96 at stride 4. Ours
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class Task:
     tokens: (b, K, m + 1, C), T_f and T_c. prototypes: (b, K, levels, 2, P), foreground and background, unit length.
     location: (b, K, 10), 1, centre and raw second moments in the field of view.
     memory_keys: (b, N, M) reference positions; memory_masks: (b, K, N), how much of each is the class.
+    memory_where: (b, N, 4), each position's place in its window, in [-1, 1], and which of the R windows that is;
+    atlas: (b, K, R, A, A, A), the masks of those windows.
     """
 
     tokens: Tensor
@@ -30,13 +34,23 @@ class Task:
     location: Tensor
     memory_keys: Tensor
     memory_masks: Tensor
+    memory_where: Tensor
+    atlas: Tensor
+
+    @classmethod
+    def compact(cls, tokens: Tensor, prototypes: Tensor, location: Tensor) -> "Task":
+        """A task that is a few vectors per class, without spatial memory."""
+        b, k = tokens.shape[:2]
+        empty = tokens.new_zeros
+        none = empty(b, 0, 0), empty(b, k, 0), empty(b, 0, 4), empty(b, k, 0, *ATLAS)
+        return cls(tokens, prototypes, location, *none)
 
     def map(self, function) -> "Task":
         """The same task with ``function`` applied to every tensor."""
         return Task(*(function(getattr(self, f.name)) for f in fields(self)))
 
     def without_memory(self) -> "Task":
-        return replace(self, memory_keys=self.memory_keys[:, :0], memory_masks=self.memory_masks[:, :, :0])
+        return Task.compact(self.tokens, self.prototypes, self.location)
 
     def without_location(self) -> "Task":
         return replace(self, location=torch.zeros_like(self.location))
@@ -116,6 +130,7 @@ class TaskEncoder(nn.Module):
         location_prior: bool,
         memory_channels: int,
         memory_width: int,
+        correspondence: bool,
     ) -> None:
         super().__init__()
         self.context = ContextStream(channels, stride, query_tokens, heads)
@@ -123,6 +138,7 @@ class TaskEncoder(nn.Module):
         self.prototype_width = prototype_width
         self.location_prior = location_prior
         self.memory_width = memory_width
+        self.correspondence = correspondence
         if memory_width:
             self.memory_projection = nn.Conv3d(memory_channels, memory_width, 1)
             self.memory_position = nn.Linear(24, memory_width)
@@ -144,6 +160,8 @@ class TaskEncoder(nn.Module):
             location=moments(down, box) if self.location_prior else empty(b, k, 0),
             memory_keys=self.memory_keys(memory, box) if self.memory_width else empty(b, 0, 0),
             memory_masks=self.memory_masks(masks, memory, box) if self.memory_width else empty(b, k, 0),
+            memory_where=places(memory) if self.correspondence else empty(b, 0, 4),
+            atlas=resample(masks, ATLAS)[:, :, None] if self.correspondence else empty(b, k, 0, *ATLAS),
         )
 
     def prototypes(self, matching: list[Tensor], masks: Tensor, box: Tensor) -> Tensor:
@@ -167,6 +185,21 @@ class TaskEncoder(nn.Module):
         share = F.adaptive_avg_pool3d(masks, memory.shape[2:])
         valid = inside(box, memory.shape[2:])
         return rearrange(share * valid - (1 - valid), "b k x y z -> b k (x y z)")
+
+
+def places(memory: Tensor) -> Tensor:
+    """Where in its window each coarse position lies: (b, N, 4), x, y, z in [-1, 1] and the window's number, 0."""
+    lines = [(torch.arange(n, device=memory.device) + 0.5) / n * 2 - 1 for n in memory.shape[2:]]
+    grid = torch.stack([*torch.meshgrid(*lines, indexing="ij"), torch.zeros_like(memory[0, 0].float())], -1)
+    return repeat(grid, "x y z c -> b (x y z) c", b=memory.shape[0])
+
+
+def resample(masks: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Masks (b, K, x, y, z) averaged down, or interpolated up, to another shape."""
+    finer = tuple(max(n, m) for n, m in zip(masks.shape[2:], shape, strict=True))
+    if finer != masks.shape[2:]:
+        masks = F.interpolate(masks, size=finer, mode="trilinear")
+    return F.adaptive_avg_pool3d(masks, shape)
 
 
 @exact

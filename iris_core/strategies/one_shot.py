@@ -2,9 +2,10 @@
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from iris_core.case import Case, InputError
-from iris_core.embeddings import TaskEmbedding, combine
+from iris_core.embeddings import Overview, TaskEmbedding, combine
 from iris_core.geometry import (
     WorkingGrid,
     apply_matrices,
@@ -16,8 +17,10 @@ from iris_core.geometry import (
 )
 from iris_core.intensity import detect_scheme, normalise
 from iris_core.model.iris import Iris, precision
+from iris_core.model.task_encoder import Task
 
 PAPER_SPACING_MM = 1.5
+OVERVIEWS = (2, 4)  # × the working spacing. Ours
 GRIDS = ("auto", "paper")
 
 
@@ -40,33 +43,38 @@ def one_shot(model: Iris, reference: Case, grid: str = "auto", scheme: str | Non
     spacing = PAPER_SPACING_MM
     if grid == "auto":
         spacing = choose_spacing((c.mask(labels) for c in classes), spacing_mm, model.config.window)
-    working = WorkingGrid(labels.shape, spacing_mm, spacing)
-    shape = window_shape(working.working_shape, model.config.window, model.config.multiple)
-    device = next(model.parameters()).device
-    tasks, weights = [], []
-    shown = np.isin(labels, [value for c in classes for value in c.members])
-    for start in _windows(shown, working, shape):
-        matrices = working.window_matrices(start, shape)
-        cut = apply_matrices(torch.from_numpy(np.ascontiguousarray(image)), matrices)
-        masks = torch.stack(
-            [apply_matrices(torch.from_numpy(c.mask(labels).astype(np.float32)), matrices) for c in classes]
-        )
-        if not masks.any():
-            continue
-        with precision(device):
-            features = model.encode_image(cut[None, None].to(device))
-            tasks.append(
-                model.encode_task(features, masks[None].to(device), working.box(start, shape)[None].to(device))
-            )
-        weights.append(masks.sum((1, 2, 3)))
+    volume = torch.from_numpy(np.ascontiguousarray(image))
+    masks = [torch.from_numpy(c.mask(labels).astype(np.float32)) for c in classes]
+    steps = OVERVIEWS if grid == "auto" else ()
+    overviews = [Overview(_encode(model, volume, masks, spacing_mm, spacing * s), spacing * s) for s in steps]
     return TaskEmbedding(
-        task=combine(tasks, torch.stack(weights).to(device)).map(lambda t: t.float()),
+        task=_encode(model, volume, masks, spacing_mm, spacing),
         values=tuple(c.value for c in classes),
         names=tuple(c.name for c in classes),
         spacing_mm=spacing,
         scheme=scheme,
         overlapping=any(len(c.members) > 1 for c in classes),
+        overviews=tuple(overviews),
     )
+
+
+def _encode(model: Iris, image: Tensor, masks: list[Tensor], spacing_mm: tuple[float, ...], working_mm: float) -> Task:
+    """T of K classes at one working spacing: from one window, or the mean of several."""
+    grid = WorkingGrid(tuple(image.shape), spacing_mm, working_mm)
+    shape = window_shape(grid.working_shape, model.config.window, model.config.multiple)
+    device = next(model.parameters()).device
+    tasks, weights = [], []
+    for start in _windows(torch.stack(masks).any(0).numpy(), grid, shape):
+        matrices = grid.window_matrices(start, shape)
+        cut = torch.stack([apply_matrices(volume, matrices) for volume in (image, *masks)])[None].to(device)
+        shown = cut[:, 1:]
+        if not shown.any():
+            continue
+        with precision(device):
+            box = grid.box(start, shape)[None].to(device)
+            tasks.append(model.encode_task(model.encode_image(cut[:, :1]), shown, box))
+        weights.append(shown[0].sum((1, 2, 3)))
+    return combine(tasks, torch.stack(weights)).map(lambda t: t.float())
 
 
 def _windows(mask: np.ndarray, grid: WorkingGrid, shape: tuple[int, ...]) -> list[tuple[int, ...]]:

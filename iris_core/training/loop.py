@@ -4,7 +4,9 @@ import csv
 import json
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import torch
 from pytorch_optimizer import Lamb
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -22,6 +25,7 @@ from iris_core.data.episodes import Episode, EpisodeDataset
 from iris_core.embeddings import MemoryBank
 from iris_core.evaluation.protocol import draw_pairs, evaluate_one_shot, summarise
 from iris_core.model.iris import Iris, IrisConfig, precision, upsample
+from iris_core.model.task_encoder import Task
 from iris_core.training.losses import segmentation_loss
 
 
@@ -38,6 +42,7 @@ class TrainConfig:
     weight_decay: float = 1e-5
     clip: float = 1.0  # gradient norm
     seed: int = 0
+    synthetic: float = 0.6  # share of synthetic episodes
     workers: int = 2
     validate_every: int = 1_000
     validate_pairs: int = 4  # a dataset
@@ -65,17 +70,18 @@ def train(
     if state_file.exists() and not resume:
         raise InputError(f"{output}: holds a run already; pass --resume to go on, or another --output")
     torch.manual_seed(config.seed)
-    model = checkpoint.load(start_from).model.train() if start_from else Iris(model_config)
-    if model.config != model_config:
-        raise InputError(f"{start_from}: must be of the preset that is trained, {model_config}, got {model.config}")
+    model = Iris(model_config)
+    if start_from:
+        _begin_with(model, start_from)
     model = model.to(device=device, memory_format=torch.channels_last_3d)
     optimiser = Lamb(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     bank, iteration, elapsed = MemoryBank(), 0, 0.0
     if resume and state_file.exists():
         bank, iteration, elapsed = _restore(state_file, model, optimiser, config, index, device)
     log = _Log(output, iteration)
-    episodes = EpisodeDataset(cache, index, model.config, config.seed)
+    episodes = EpisodeDataset(cache, index, model.config, config.seed, config.synthetic)
     loader = iter(_loader(episodes, config, iteration))
+    pool = _pool(device)
     stop = _StopSignal()
     started = time.monotonic() - elapsed
     bar = tqdm(
@@ -86,65 +92,95 @@ def train(
         smoothing=0.05,
     )
 
-    while iteration < config.iterations:
-        elapsed = time.monotonic() - started
-        progress = elapsed / 60 / config.minutes if config.minutes else iteration / config.iterations
-        if progress >= 1 or stop.received:
-            break
-        rate = _learning_rate(config, iteration, progress)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        loss = 0.0
-        for _ in range(config.batch):
-            loss += _learn(model, next(loader), bank, device) / config.batch
-        _average_gradients(model, config)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        iteration += 1
+    try:
+        while iteration < config.iterations:
+            elapsed = time.monotonic() - started
+            progress = elapsed / 60 / config.minutes if config.minutes else iteration / config.iterations
+            if progress >= 1 or stop.received:
+                break
+            rate = _learning_rate(config, iteration, progress)
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            learnt = list(pool.map(partial(_learn, model, device), [next(loader) for _ in range(config.batch)]))
+            for episode, task, _, _ in learnt:
+                bank.update(episode.keys, task)
+            loss = sum(value for _, _, value, _ in learnt) / config.batch
+            _average_gradients(model, [gradients for _, _, _, gradients in learnt], config.clip)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            iteration += 1
 
-        bar.update()
-        speed = config.batch * iteration / (time.monotonic() - started)
-        left = f", {config.minutes - elapsed / 60:.0f} min left" if config.minutes else ""
-        bar.set_postfix_str(f"loss {loss:.3f}, {speed:.1f} episodes/s{left}")
-        log.write(iteration, loss=loss, rate=rate)
-        if iteration % config.validate_every == 0:
-            log.write(iteration, **_validate(model, cache, index, config))
-            checkpoint.save(output, model, bank, _record(index, config, iteration, elapsed))
-        if iteration % config.save_every == 0:
-            _save(state_file, model, optimiser, bank, iteration, time.monotonic() - started, config, index)
-
+            bar.update()
+            speed = config.batch * iteration / (time.monotonic() - started)
+            left = f", {config.minutes - elapsed / 60:.0f} min left" if config.minutes else ""
+            bar.set_postfix_str(f"loss {loss:.3f}, {speed:.1f} episodes/s{left}")
+            log.write(iteration, loss=loss, rate=rate)
+            if iteration % config.validate_every == 0:
+                log.write(iteration, **_validate(model, cache, index, config))
+                checkpoint.save(output, model, bank, _record(index, config, iteration, elapsed))
+            if iteration % config.save_every == 0:
+                _save(state_file, model, optimiser, bank, iteration, time.monotonic() - started, config, index)
+    finally:
+        del loader  # ends the workers, after an error too
+        pool.shutdown()
+        bar.close()
+        log.close()
     _save(state_file, model, optimiser, bank, iteration, time.monotonic() - started, config, index)
     checkpoint.save(output, model, bank, _record(index, config, iteration, time.monotonic() - started))
-    bar.close()
-    log.close()
     if stop.received:
         raise KeyboardInterrupt(f"interrupted after {iteration} iterations; --resume goes on")
 
 
-def _learn(model: Iris, episode: Episode, bank: MemoryBank, device: torch.device) -> float:
-    """Forward and backward of one episode; its T goes into the bank. Returns the loss."""
+def _begin_with(model: Iris, start_from: Path) -> None:
+    """Copy a checkpoint's weights. What the model has beyond them stays random, further input channels zero."""
+    known = checkpoint.load(start_from).model.state_dict()
+    new = model.state_dict()
+    for name, old in known.items():
+        grown = new.get(name)
+        if (
+            grown is None
+            or old.shape[:1] != grown.shape[:1]
+            or old.shape[2:] != grown.shape[2:]
+            or (old.ndim > 1 and old.shape[1] > grown.shape[1])
+        ):
+            raise InputError(f"{start_from}: must be of the preset that is trained, its {name} does not fit")
+        grown.zero_()
+        grown[(slice(None), slice(old.shape[1])) if old.ndim > 1 else ...] = old
+
+
+def _learn(
+    model: Iris, device: torch.device, episode: Episode
+) -> tuple[Episode, Task, float, tuple[Tensor | None, ...]]:
+    """Forward and backward of one episode: its T, the loss, and the gradient of every parameter."""
     with precision(device):
         reference, query = (model.encode_image(x.to(device)) for x in (episode.reference, episode.query))
         task = model.encode_task(reference, episode.reference_masks.to(device), episode.reference_box.to(device))
-        bank.update(episode.keys, task)
-        if episode.drop_memory:
-            task = task.without_memory()
-        if episode.drop_location:
-            task = task.without_location()
-        logits = upsample(model.decode(query, task, episode.query_box.to(device)), model.config.stem_stride)
+        used = task.without_memory() if episode.drop_memory else task
+        used = used.without_location() if episode.drop_location else used
+        logits = upsample(model.decode(query, used, episode.query_box.to(device)), model.config.stem_stride)
     valid = None if episode.query_valid is None else episode.query_valid.to(device)
     loss = segmentation_loss(logits, episode.query_masks.to(device), valid)
     if not torch.isfinite(loss):
-        raise FloatingPointError(f"the loss is {loss.item()} on an episode of {episode.keys}")
-    loss.backward()
-    return loss.item()
+        raise FloatingPointError(f"the loss is {loss.item()} on an episode of {episode.keys or 'synthetic tasks'}")
+    gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+    return episode, task.map(Tensor.detach), loss.item(), gradients
 
 
-def _average_gradients(model: Iris, config: TrainConfig) -> None:
-    for parameter in model.parameters():
-        if parameter.grad is not None:
-            parameter.grad /= config.batch
-    torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+def _average_gradients(model: Iris, of_episodes: list[tuple[Tensor | None, ...]], clip: float) -> None:
+    """The mean over episodes, added in their order: the same bits whichever thread was first."""
+    for parameter, *gradients in zip(model.parameters(), *of_episodes, strict=True):
+        known = [g for g in gradients if g is not None]
+        parameter.grad = torch.stack(known).sum(0) / len(gradients) if known else None
+    torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+
+
+def _pool(device: torch.device) -> ThreadPoolExecutor:
+    """Episodes of a batch side by side, a thread each: on a CPU that uses the cores better than each operation does."""
+    if device.type != "cpu":
+        return ThreadPoolExecutor(1)
+    cores = torch.get_num_threads()
+    torch.set_num_threads(1)
+    return ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,))
 
 
 def _learning_rate(config: TrainConfig, iteration: int, progress: float) -> float:
@@ -233,6 +269,8 @@ def _validate(model: Iris, cache: Path, index: dict[str, dict], config: TrainCon
     model.eval()
     report = {}
     for name, dataset in index.items():
+        if not dataset["images"]:
+            continue
         pairs = draw_pairs(dataset["cases"], dataset["val"], dataset["val"], 1, seed=0)
         pairs = [pairs[i] for i in np.linspace(0, len(pairs) - 1, config.validate_pairs).astype(int)] if pairs else []
         classes = tuple(LabelClass(**c) for c in dataset["classes"])

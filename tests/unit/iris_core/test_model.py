@@ -1,9 +1,14 @@
 """Properties of the whole model, at a tiny size and for every preset."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from iris_core.embeddings import combine
 from iris_core.model.iris import PRESETS, Iris, IrisConfig
+from iris_core.model.mask_decoder import Evidence
+from iris_core.model.task_encoder import ATLAS, Task, places, resample
 
 BOX = torch.tensor([[[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]]])
 
@@ -37,7 +42,7 @@ def test_permuting_classes_permutes_the_output(tiny, episode):
 def test_the_task_of_a_class_does_not_depend_on_the_others(tiny, episode):
     image, masks, _ = episode
     together, alone = task(tiny, masks, image), task(tiny, masks[:, 1:2], image)
-    for name in ("tokens", "prototypes", "location", "memory_masks"):
+    for name in ("tokens", "prototypes", "location", "memory_masks", "atlas"):
         assert torch.allclose(getattr(together, name)[:, 1:2], getattr(alone, name), atol=1e-5), name
 
 
@@ -59,7 +64,7 @@ def test_a_task_without_memory_or_location_decodes(tiny, episode):
     assert torch.isfinite(logits).all()
 
 
-@pytest.mark.parametrize("switch", ["prototypes", "location_prior", "spatial_memory"])
+@pytest.mark.parametrize("switch", ["prototypes", "location_prior", "correspondence"])
 def test_each_switch_can_be_off(switch, episode):
     image, masks, query = episode
     config = IrisConfig(**{**PRESETS["tiny"].to_dict(), switch: False})
@@ -70,10 +75,41 @@ def test_each_switch_can_be_off(switch, episode):
 
 def test_all_switches_off_is_the_papers_decoder(episode):
     image, masks, query = episode
-    off = dict.fromkeys(("prototypes", "location_prior", "spatial_memory"), False)
+    off = dict.fromkeys(("prototypes", "location_prior", "correspondence", "spatial_memory"), False)
     model = Iris(IrisConfig(**{**PRESETS["tiny"].to_dict(), **off}))
     assert model(image, masks, BOX, query, BOX).shape == (1, 3, 24, 16, 16)
     assert model.mask_decoder.evidence.n_maps == 0
+
+
+def test_correspondence_needs_the_memory():
+    with pytest.raises(ValueError, match="spatial_memory"):
+        IrisConfig(**{**PRESETS["tiny"].to_dict(), "spatial_memory": False})
+
+
+@torch.inference_mode()
+def test_a_match_with_itself_carries_the_mask_to_its_place():
+    """With keys that tell every position apart, correspondence returns the reference's own masks."""
+    masks = torch.nn.functional.interpolate(torch.rand(1, 3, 4, 4, 4), size=(16, 24, 32), mode="trilinear")
+    evidence = Evidence(0, False, True, True)
+    coarse = (6, 4, 4)
+    keys = torch.nn.functional.normalize(torch.eye(96)[None], dim=-1)
+    memory = torch.zeros(1, 1, *coarse)
+    task = replace(
+        Task.compact(torch.zeros(1, 3, 1, 1), torch.zeros(1, 3, 0), torch.zeros(1, 3, 0)),
+        memory_keys=keys,
+        memory_masks=torch.zeros(1, 3, 96),
+        memory_where=places(memory),
+        atlas=resample(masks, ATLAS)[:, :, None],
+    )
+    shape = tuple(masks.shape[2:])
+    carried, sure = evidence.carry_over(task, keys, coarse, shape).unbind(2)
+    inner = tuple(slice(n // 4, -(n // 4)) for n in shape)
+    blurred = torch.nn.functional.interpolate(task.atlas[:, :, 0], size=shape, mode="trilinear")
+    assert (carried - blurred)[..., *inner].abs().mean() < 0.05
+    assert (sure > 0.9).all()
+    twice = combine([task] * 2, torch.ones(2, 3))
+    assert twice.atlas.shape[2] == 2
+    assert torch.allclose(evidence.carry_over(twice, keys, coarse, shape)[:, :, 0], carried, atol=1e-4)
 
 
 def test_config_survives_json():

@@ -50,7 +50,7 @@ def test_regions_and_ignore_label_reach_episodes_and_evaluation(raw_data, tmp_pa
     assert [(c.name, c.value, c.members) for c in dataset.classes] == [("whole", 1, (1, 2)), ("core", 2, (2,))]
     assert dataset.ignore == 3
     index = build_cache([dataset], tmp_path / "splits", tmp_path / "cache")
-    episodes = EpisodeDataset(tmp_path / "cache", index, PRESETS["tiny"], seed=0)
+    episodes = EpisodeDataset(tmp_path / "cache", index, PRESETS["tiny"], seed=0, synthetic=0.0)
     drawn = [episodes[i] for i in range(20)]
     assert any(0 < e.query_valid.mean() < 1 for e in drawn)
     episode = next(e for e in drawn if len(e.keys) == 2)
@@ -62,7 +62,9 @@ def test_regions_and_ignore_label_reach_episodes_and_evaluation(raw_data, tmp_pa
 
 def test_episodes_depend_on_seed_and_index_alone(raw_data, tmp_path):
     index = build_cache([open_dataset("901", raw_data)], tmp_path / "splits", tmp_path / "cache")
-    first, again, other = (EpisodeDataset(tmp_path / "cache", index, PRESETS["tiny"], seed=s) for s in (0, 0, 1))
+    first, again, other = (
+        EpisodeDataset(tmp_path / "cache", index, PRESETS["tiny"], seed=s, synthetic=0.5) for s in (0, 0, 1)
+    )
     first[3]
     assert (first[5].query == again[5].query).all()
     assert first[5].query.shape != other[5].query.shape or (first[5].query != other[5].query).any()
@@ -98,18 +100,18 @@ def test_the_cache_notices_changes_and_is_enough_elsewhere(raw_data, tmp_path, m
     shutil.copytree(raw_data / "Dataset901_Balls", tmp_path / "raw" / "Dataset901_Balls")
     shutil.copytree(raw_data / "Dataset902_Regions", tmp_path / "raw" / "Dataset902_Regions")
     paths = {"splits": tmp_path / "splits", "cache": tmp_path / "cache"}
-    both = prepare_training(("901", "902"), tmp_path / "raw", 0, **paths)
+    both = prepare_training(("901", "902"), (), tmp_path / "raw", 0, **paths)
     entry = tmp_path / "cache" / "Dataset901_Balls" / "case0.npz"
     made = entry.stat().st_mtime_ns
-    prepare_training(("901",), tmp_path / "raw", 0, **paths)
+    prepare_training(("901",), (), tmp_path / "raw", 0, **paths)
     assert entry.stat().st_mtime_ns == made
     shutil.copy(
         tmp_path / "raw/Dataset901_Balls/labelsTr/case1.nii.gz", tmp_path / "raw/Dataset901_Balls/labelsTr/case0.nii.gz"
     )
-    prepare_training(("901",), tmp_path / "raw", 0, **paths)
+    prepare_training(("901",), (), tmp_path / "raw", 0, **paths)
     assert entry.stat().st_mtime_ns > made
     shutil.rmtree(tmp_path / "raw")
-    assert prepare_training(("902", "Dataset901_Balls"), None, 0, **paths) == both
+    assert prepare_training(("902", "Dataset901_Balls"), (), None, 0, **paths) == both
 
 
 def test_the_cache_is_no_finer_than_tasks_ask_for(tmp_path):

@@ -17,7 +17,7 @@ def command(raw_data: Path, output: Path, *extra: str) -> list[str]:
     return [
         sys.executable, "-m", "app.cli", "train", "--datasets", "901", "902", "--raw-data", str(raw_data),
         "--output", str(output), "--preset", "tiny", "--iterations", "24", "--save-every", "5",
-        "--validate-every", "12", "--workers", "1", "--device", "cpu", *extra,
+        "--validate-every", "12", "--synthetic", "0.25", "--workers", "1", "--device", "cpu", *extra,
     ]  # fmt: skip
 
 

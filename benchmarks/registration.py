@@ -1,0 +1,87 @@
+"""Iris beside what people have: the reference's mask carried over by ANTs SyN. Dice and seconds, on the same pairs.
+
+    pip install '.[bench]'
+    python benchmarks/registration.py --sets hippocampus heart … [--weights iris-small]
+    python benchmarks/registration.py --validation 4 101 --draws 5
+
+--sets takes the pairs of held_out.py, --validation the pairs of `iris evaluate --split val --seed 0`. SyN is
+antspyx's own default (affine, then SyN on mutual information) at full resolution. Seconds are a pair's: for Iris
+encoding and segmenting, for SyN registering and carrying the mask over.
+"""
+
+import argparse
+import csv
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import ants
+import numpy as np
+from held_out import SETS, Pair, held_out
+
+from app.service import Service
+from iris_core.case import Case
+from iris_core.evaluation.protocol import draw_pairs
+from iris_core.geometry import oriented
+from nnunet_adapters.raw import evaluation_split, open_dataset
+
+
+def syn(reference: Case, query: Case) -> np.ndarray:
+    """Labels on the query's RAS+ grid."""
+    volumes = []
+    for case, array in ((query, query.image), (reference, reference.image), (reference, reference.labels)):
+        array, spacing_mm = oriented(case, array)
+        volumes.append(ants.from_numpy(np.ascontiguousarray(array, np.float32), spacing=spacing_mm))
+    fixed, moving, mask = volumes
+    found = ants.registration(fixed, moving, type_of_transform="SyN")
+    moved = ants.apply_transforms(fixed, mask, found["fwdtransforms"], interpolator="nearestNeighbor")
+    for path in set(found["fwdtransforms"] + found["invtransforms"]):
+        Path(path).unlink(missing_ok=True)
+    return moved.numpy().astype(np.int32)
+
+
+def validation(identifier: str, draws: int, service: Service, raw_data: Path | None) -> Iterator[Pair]:
+    dataset = open_dataset(identifier, raw_data)
+    train, val = evaluation_split(dataset, service.checkpoint.training.get("datasets", {}).get(dataset.name), None)
+    for reference, query in draw_pairs(dataset.patients, val, train, draws, 0):
+        yield Pair(dataset.case(reference), dataset.case(query))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", nargs="*", choices=SETS, default=[])
+    parser.add_argument("--validation", nargs="*", default=[])
+    parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--weights", default="iris-small")
+    parser.add_argument("--raw-data", type=Path)
+    parser.add_argument("--output", type=Path, help="a CSV with every pair")
+    arguments = parser.parse_args()
+    service, rows = Service(arguments.weights), []
+    work = {name: held_out(name, arguments.raw_data) for name in arguments.sets}
+    work |= {i: validation(i, arguments.draws, service, arguments.raw_data) for i in arguments.validation}
+    print("set            pairs   Iris Dice   SyN Dice   Iris s   SyN s   SyN s / Iris s", flush=True)
+    for name, pairs in work.items():
+        of_set = []
+        for pair in pairs:
+            asked = Case(pair.query.image, pair.query.affine, name=pair.query.name)
+            started = time.perf_counter()
+            ours = service.segment(service.encode(pair.reference), asked)
+            between = time.perf_counter()
+            theirs = syn(pair.reference, asked)
+            ended = time.perf_counter()
+            truth, _ = oriented(pair.query, pair.query.labels)
+            carried = Pair(pair.reference, Case(truth.astype(np.float32), np.eye(4), truth)).dice(theirs)
+            of_set.append((pair.dice(ours), carried, between - started, ended - between))
+            rows.append((name, pair.reference.name, pair.query.name, *of_set[-1]))
+        ours, theirs, fast, slow = np.mean(of_set, 0)
+        print(
+            f"{name:13s} {len(of_set):6d} {ours:11.3f} {theirs:10.3f} {fast:8.2f} {slow:7.2f} {slow / fast:10.1f}",
+            flush=True,
+        )
+    if arguments.output:
+        with open(arguments.output, "w", newline="") as file:
+            csv.writer(file).writerows([("set", "reference", "query", "iris", "syn", "iris_s", "syn_s"), *rows])
+
+
+if __name__ == "__main__":
+    main()

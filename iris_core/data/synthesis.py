@@ -1,0 +1,263 @@
+"""Synthetic episodes: tasks on images that are painted on label maps, or warped and recoloured from real scans.
+
+Ours, not the paper's. Painting after SynthSeg (Billot et al. 2023): every tissue gets a random grey value, so a model
+cannot know an anatomy by its contrast and has to look at the reference. Tasks on regions of one unlabelled scan after
+Ouyang et al. (2020). Reference and query are two deformations of one anatomy, or two subjects.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from iris_core.case import LabelClass
+from iris_core.data.framing import Window, draw_scale, draw_window, near
+from iris_core.data.painting import Contrast, artefacts, blur, curved, noise_field, paint, recolour
+from iris_core.geometry import WorkingGrid, extent
+from iris_core.model.iris import IrisConfig
+
+MAX_CLASSES = 6
+OVERVIEW = 0.25
+SUPERVOXEL_GRID = 2**19
+UNION, HALF = 0.25, 0.15  # share of classes that join several labels; of episodes that ask for one end of a structure
+CROPPED = 0.5  # share of fields of view that are cropped around the structures
+SAME_CURVE = 0.7  # share of recoloured pairs with one curve of grey values
+ROTATION, ZOOM, SHEAR = 0.25, 0.15, 0.05  # radians and shares, standard deviation of a normal distribution over 2
+FOLD_LIMIT = 0.35  # displacement / distance of control points: below a half, a deformation does not fold
+OUTSIDE = 0  # label of what lies beyond the field of view, in a window
+PARTS = 10_000  # labels from here on are pieces of the background: painted, rarely asked for
+
+
+@dataclass(frozen=True)
+class View:
+    """One side of an episode: image (x, y, z), masks (K, x, y, z) in [0, 1], box (2, 3)."""
+
+    image: np.ndarray
+    masks: np.ndarray
+    box: np.ndarray
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """labels (x, y, z) int32, positive: background is 1. spacing in mm. image: of the same shape, or None: painted."""
+
+    labels: np.ndarray
+    spacing_mm: tuple[float, float, float]
+    image: np.ndarray | None = None
+
+    def cropped(self, low: np.ndarray, high: np.ndarray) -> "Anatomy":
+        box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+        return replace(self, labels=self.labels[box], image=None if self.image is None else self.image[box])
+
+    def reduced(self, working_mm: float) -> "Anatomy":
+        """Averaged down to about the working spacing where that is coarser, so that sampling does not skip."""
+        steps = [max(1, int(working_mm / s)) for s in self.spacing_mm]
+        steps = [min(step, n) for step, n in zip(steps, self.labels.shape, strict=True)]
+        if max(steps) == 1:
+            return self
+        whole = tuple(slice(0, n // s * s) for n, s in zip(self.labels.shape, steps, strict=True))
+        centres = tuple(slice(s // 2, n // s * s, s) for n, s in zip(self.labels.shape, steps, strict=True))
+        image = self.image
+        if image is not None:
+            image = F.avg_pool3d(torch.from_numpy(np.ascontiguousarray(image[whole]))[None], steps)[0].numpy()
+        spacing = tuple(s * step for s, step in zip(self.spacing_mm, steps, strict=True))
+        return Anatomy(self.labels[centres], spacing, image)
+
+
+def partition(rng: np.random.Generator, shape: tuple[int, ...], parts: int) -> np.ndarray:
+    """Noise cut into ``parts`` pieces (0 …), two voxels fine: wavy regions that touch, (x, y, z)."""
+    coarse = tuple(-(-n // 2) for n in shape)
+    pieces = noise_field(rng, parts, int(rng.integers(3, 9)), coarse).argmax(0).to(torch.int32).numpy()
+    return pieces.repeat(2, 0).repeat(2, 1).repeat(2, 2)[tuple(slice(n) for n in shape)]
+
+
+def shapes(rng: np.random.Generator, edge: int) -> Anatomy:
+    """Random structures in an edge³ field: a partition, with blobs in blobs, shells, tubes and specks laid over it."""
+    shape = (edge, edge, edge)
+    labels = 1 + PARTS + partition(rng, shape, int(rng.integers(1, 12)))
+    axes = np.stack(np.meshgrid(*(np.linspace(-1, 1, edge, dtype=np.float32),) * 3, indexing="ij"))
+    value = 2
+    for _ in range(int(rng.integers(2, 9))):
+        centre = rng.uniform(-0.6, 0.6, (3, 1, 1, 1)).astype(np.float32)
+        stretch = rng.uniform(0.08, 0.45) * rng.uniform(0.6, 1.6, (3, 1, 1, 1)).astype(np.float32)
+        wobble = 1 + rng.uniform(0, 0.3) * noise_field(rng, 1, int(rng.integers(3, 7)), shape)[0].numpy()
+        kind = rng.choice(["blob", "shell", "tube", "specks"], p=[0.45, 0.2, 0.2, 0.15])
+        if kind == "tube":
+            along = axes - centre + 0.3 * noise_field(rng, 3, 3, shape).numpy()
+            along[int(rng.integers(3))] = 0
+            radius = np.sqrt((along**2).sum(0)) / (float(stretch.min()) * 0.6)
+        else:
+            radius = np.sqrt((((axes - centre) / stretch) ** 2).sum(0)) * wobble
+        if kind == "specks":
+            dust = noise_field(rng, 1, int(rng.integers(8, 20)), shape)[0].numpy()
+            labels[(radius < 2) & (dust > 1.3)] = value
+        else:
+            labels[radius < 1] = value
+        value += 1
+        if kind in ("blob", "shell"):  # what lies inside
+            labels[radius < (0.8 if kind == "shell" else rng.uniform(0.3, 0.8))] = value
+            value += 1
+    return Anatomy(labels.astype(np.int32), (1.0, 1.0, 1.0))
+
+
+def supervoxels(rng: np.random.Generator, image: np.ndarray, spacing_mm: tuple[float, ...]) -> np.ndarray:
+    """Pieces of a scan that nobody drew (0 …): voxels nearest to random ones in place and grey value together."""
+    pieces = int(np.exp(rng.uniform(*np.log((15, 150)))))
+    steps = np.ones(3, int)  # made on every other voxel of the finest axis, until it is quick
+    while np.prod(-(-np.array(image.shape) // steps)) > SUPERVOXEL_GRID:
+        steps[np.argmin(steps * spacing_mm)] *= 2
+    coarse = image[tuple(slice(None, None, s) for s in steps)]
+    size = (np.prod(np.array(image.shape) * spacing_mm) / pieces) ** (1 / 3)  # mm
+    lines = [np.arange(n) * s * mm / size for n, s, mm in zip(coarse.shape, steps, spacing_mm, strict=True)]
+    grey = blur(torch.from_numpy(np.ascontiguousarray(coarse)), (0.7, 0.7, 0.7)) * rng.uniform(0.5, 3)
+    place = torch.stack([*torch.meshgrid(*(torch.from_numpy(v).float() for v in lines), indexing="ij"), grey], -1)
+    points = place.reshape(-1, 4)
+    seeds = points[torch.from_numpy(rng.choice(len(points), min(pieces, len(points)), replace=False))]
+    nearest = torch.cat([torch.cdist(part, seeds).argmin(1) for part in points.split(2**16)])
+    labels = nearest.reshape(coarse.shape).to(torch.int32).numpy()
+    for axis, s in enumerate(steps):
+        labels = labels.repeat(s, axis)
+    return labels[tuple(slice(n) for n in image.shape)]
+
+
+def with_background(rng: np.random.Generator, anatomy: Anatomy) -> Anatomy:
+    """The unlabelled surroundings, cut into pieces that will get contrasts of their own."""
+    pieces = partition(rng, anatomy.labels.shape, int(rng.integers(2, 16)))
+    return replace(anatomy, labels=np.where(anatomy.labels == 1, 1 + PARTS + pieces, anatomy.labels).astype(np.int32))
+
+
+def halved(anatomies: list[Anatomy], value: int, axis: int, new: int) -> list[Anatomy]:
+    """Label ``value`` split at its middle along an axis; the upper half becomes ``new``, in every anatomy alike."""
+    result = []
+    for anatomy in anatomies:
+        mask = anatomy.labels == value
+        where = np.flatnonzero(mask.any(tuple(a for a in range(3) if a != axis)))
+        if len(where) > 1:
+            middle = (where[0] + where[-1] + 1) // 2
+            mask[tuple(slice(middle) if a == axis else slice(None) for a in range(3))] = False
+        else:
+            mask[:] = False
+        result.append(replace(anatomy, labels=np.where(mask, new, anatomy.labels).astype(np.int32)))
+    return result
+
+
+def sample_window(
+    rng: np.random.Generator, anatomy: Anatomy, window: Window, strength: float
+) -> tuple[Tensor, Tensor | None]:
+    """A deformed window: labels (x, y, z) int64, OUTSIDE beyond the field of view, and the image if there is one."""
+    grid, shape = window.grid, tuple(int(n) for n in window.shape)
+    along = [grid.positions(a, window.start[a] + np.arange(shape[a])) * anatomy.spacing_mm[a] for a in range(3)]
+    axes = torch.meshgrid(*(torch.from_numpy(line.astype(np.float32)) for line in along), indexing="ij")
+    mm = torch.stack(axes)  # (3, x, y, z)
+    centre = mm.mean((1, 2, 3), keepdim=True)
+    linear = np.eye(3) + strength * rng.normal(0, SHEAR, (3, 3)) * (1 - np.eye(3))
+    linear = linear @ np.diag(np.exp(strength * rng.uniform(-ZOOM, ZOOM, 3))) @ _rotation(rng, strength * ROTATION / 2)
+    moved = torch.tensordot(torch.from_numpy(linear.astype(np.float32)), mm - centre, dims=1)
+    moved += centre
+    if strength > 0:
+        points = int(rng.integers(3, 9))
+        reach = FOLD_LIMIT * strength * rng.uniform() * grid.working_mm * max(shape) / points
+        moved += noise_field(rng, 3, points, shape).clamp_(-2, 2).mul_(reach / 2)
+    size = torch.tensor(anatomy.labels.shape, dtype=torch.float32)[:, None, None, None]
+    index = moved / torch.tensor(anatomy.spacing_mm, dtype=torch.float32)[:, None, None, None]
+    where = ((index + 0.5) / size * 2 - 1).flip(0).permute(1, 2, 3, 0)[None]
+    labels = torch.from_numpy(np.ascontiguousarray(anatomy.labels, np.float32))[None, None]
+    sampled = F.grid_sample(labels, where, "nearest", "zeros", align_corners=False)[0, 0].round_().long()
+    if anatomy.image is None:
+        return sampled, None
+    image = torch.from_numpy(np.ascontiguousarray(anatomy.image, np.float32))[None, None]
+    image = F.grid_sample(image, where, "bilinear", "border", align_corners=False)[0, 0]
+    return sampled, image
+
+
+def _rotation(rng: np.random.Generator, deviation: float) -> np.ndarray:
+    """A rotation by small normal angles around all three axes."""
+    result = np.eye(3)
+    for axis, angle in enumerate(rng.normal(0, deviation, 3)):
+        a, b = [i for i in range(3) if i != axis]
+        turn = np.eye(3)
+        turn[a, a] = turn[b, b] = np.cos(angle)
+        turn[a, b], turn[b, a] = -np.sin(angle), np.sin(angle)
+        result = result @ turn
+    return result
+
+
+def synthetic_episode(
+    rng: np.random.Generator, first: Anatomy, second: Anatomy, config: IrisConfig
+) -> tuple[View, View] | None:
+    """Reference and query of a synthetic task on two anatomies, which may be one. None if nothing was to be seen."""
+    two = second is not first
+    if first.image is None and rng.random() < 0.7:
+        first = with_background(rng, first)
+        second = with_background(rng, second) if two else first
+    values = [int(v) for v in np.unique(first.labels)]
+    offered = [v for v in values if 1 < v < PARTS] or [v for v in values if v > PARTS]
+    if not offered:
+        return None
+    classes = [LabelClass(str(v), v, (v,)) for v in offered]
+    anchor = classes[rng.integers(len(classes))]
+    if rng.random() < HALF:
+        new = max(values) + 1
+        first, *rest = halved([first, second] if two else [first], anchor.value, int(rng.integers(3)), new)
+        second = rest[0] if two else first
+    overview = rng.random() < OVERVIEW
+    around = classes if overview else near(first.labels, anchor, classes)
+    others = [c for c in around if c.value != anchor.value]
+    others = [others[i] for i in rng.permutation(len(others))]
+    chosen = [anchor]
+    while others and len(chosen) < MAX_CLASSES and rng.random() < 0.75:
+        joined = others[: 1 + (rng.random() < UNION) * int(rng.integers(1, 4))]
+        others = others[len(joined) :]
+        chosen.append(LabelClass(joined[0].name, joined[0].value, tuple(c.value for c in joined)))
+    if rng.random() < CROPPED:
+        first = around_classes(rng, first, chosen)
+        second = around_classes(rng, second, chosen)
+    spacing, edge = draw_scale(rng, first.labels, first.spacing_mm, chosen, config, overview)
+    first, second = first.reduced(spacing), second.reduced(spacing)
+    if not anchor.mask(first.labels).any():
+        return None
+    strength = rng.uniform(0.2, 0.8) if two else rng.uniform(0.3, 1.2)
+    windows = [
+        draw_window(
+            rng,
+            WorkingGrid(anatomy.labels.shape, anatomy.spacing_mm, spacing),
+            chosen[0].mask(anatomy.labels),
+            edge,
+            config,
+            query,
+        )
+        for anatomy, query in ((first, False), (second, True))
+    ]
+    cut = [sample_window(rng, a, w, strength) for a, w in zip((first, second), windows, strict=True)]
+    if first.image is None:
+        tissue = np.unique(np.concatenate([labels.unique().numpy() for labels, _ in cut]))
+        contrast = Contrast.draw(rng, tissue)
+        painted = [paint(rng, cut[0][0], contrast), paint(rng, cut[1][0], contrast.other(rng))]
+    else:
+        curve = recolour(rng)
+        curves = [curve, curve if rng.random() < SAME_CURVE else recolour(rng)]
+        painted = [curved(image, *c) for (_, image), c in zip(cut, curves, strict=True)]
+    views = []
+    for (labels, _), image, window in zip(cut, painted, windows, strict=True):
+        masks = torch.stack([torch.isin(labels, torch.tensor(c.members)) for c in chosen]).float()
+        image = artefacts(rng, image, labels == OUTSIDE)
+        views.append(View(image.numpy(), masks.numpy(), window.box))
+    kept = views[0].masks.any((1, 2, 3))
+    if not kept.any():
+        return None
+    return tuple(replace(view, masks=view.masks[kept]) for view in views)
+
+
+def around_classes(rng: np.random.Generator, anatomy: Anatomy, classes: list[LabelClass]) -> Anatomy:
+    """Cropped around structures, with random margins up to about their size."""
+    members = np.array([v for c in classes for v in c.members])
+    mask = np.isin(anatomy.labels, members)
+    if not mask.any():
+        return anatomy
+    low, high = extent(mask)
+    size = high - low
+    low = np.maximum(low - np.ceil(size * rng.uniform(0.05, 1.2, 3) + 2), 0)
+    high = np.minimum(high + np.ceil(size * rng.uniform(0.05, 1.2, 3) + 2), mask.shape)
+    return anatomy.cropped(low, high)
