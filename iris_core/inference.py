@@ -17,6 +17,7 @@ from iris_core.geometry import (
     WorkingGrid,
     apply_matrices,
     axis_matrix,
+    extent,
     labels_back,
     oriented,
     window_shape,
@@ -118,9 +119,9 @@ def window_logits(
     allowed = None if region is None else _on(region, grid, samples, stride)
     windows = _windows(model, grid)
     if allowed is not None and region.sure.all():
-        places = allowed.any(0).nonzero()
-        low, high = places.amin(0) * stride, (places.amax(0) + 1) * stride
-        windows = _windows(model, grid, tuple(low.tolist()), tuple(np.minimum(high, grid.working_shape).tolist()))
+        low, high = (stride * corner for corner in extent(allowed.any(0).numpy()))
+        high = np.minimum(high, grid.working_shape)
+        windows = _windows(model, grid, tuple(map(int, low)), tuple(map(int, high)))
     total = torch.zeros(k, *samples)
     weight = torch.zeros(samples)
     task = task.map(lambda t: t.to(device))
