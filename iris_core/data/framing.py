@@ -9,7 +9,7 @@ from iris_core.geometry import WorkingGrid, choose_spacing, extent, window_shape
 from iris_core.model.iris import IrisConfig
 
 WINDOWS = {1 / 2: 0.5, 2 / 3: 0.35, 1: 0.15}  # edge as a share of the model's window: small ones are cheap
-SPACING_JITTER = (0.8, 1.25)  # around the automatic choice
+SPACING_JITTER = (0.65, 1.5)  # around the automatic choice
 QUERY_ELSEWHERE = 0.25  # share of query windows placed anywhere, as a sliding window is
 OWN_FIELD_OF_VIEW = 0.5  # share of windows that count as the whole scan, as if it had been cropped
 

@@ -18,10 +18,11 @@ from iris_core.data.painting import Contrast, artefacts, blur, curved, noise_fie
 from iris_core.geometry import WorkingGrid, extent
 from iris_core.model.iris import IrisConfig
 
-MAX_CLASSES = 6
+MAX_CLASSES = 8
 OVERVIEW = 0.25
 SUPERVOXEL_GRID = 2**19
 UNION, HALF = 0.25, 0.15  # share of classes that join several labels; of episodes that ask for one end of a structure
+MORE = 0.85  # probability of a further class, until there is none or MAX_CLASSES are reached
 CROPPED = 0.5  # share of fields of view that are cropped around the structures
 SAME_CURVE = 0.7  # share of recoloured pairs with one curve of grey values
 ROTATION, ZOOM, SHEAR = 0.25, 0.15, 0.05  # radians and shares, standard deviation of a normal distribution over 2
@@ -207,7 +208,7 @@ def synthetic_episode(
     others = [c for c in around if c.value != anchor.value]
     others = [others[i] for i in rng.permutation(len(others))]
     chosen = [anchor]
-    while others and len(chosen) < MAX_CLASSES and rng.random() < 0.75:
+    while others and len(chosen) < MAX_CLASSES and rng.random() < MORE:
         joined = others[: 1 + (rng.random() < UNION) * int(rng.integers(1, 4))]
         others = others[len(joined) :]
         chosen.append(LabelClass(joined[0].name, joined[0].value, tuple(c.value for c in joined)))

@@ -149,18 +149,25 @@ class Iris(nn.Module):
             box,
         )
 
-    def decode(self, query: Features, task: Task, box: Tensor) -> Tensor:
-        """Logits (b, K, x, y, z) of all K classes at ``config.stem_stride``: one sample covers that many voxels."""
+    def compare(self, query: Features, task: Task, box: Tensor) -> Tensor | None:
+        """Evidence: maps (b, K, n, x, y, z) at ``config.stem_stride`` that set query and T side by side, or None."""
+        if not query.up:
+            return None
+        levels = [p(query.up[i]) for p, i in zip(self.task_encoder.projections, self.matched, strict=True)]
+        memory = query.up[1] if self.config.spatial_memory else None
+        keys = None if memory is None else self.task_encoder.memory_keys(memory, box)
+        coarse = None if memory is None else tuple(memory.shape[2:])
+        return self.mask_decoder.evidence(task, levels, keys, coarse, tuple(query.skips[0].shape[2:]), box)
+
+    def decode(self, query: Features, task: Task, box: Tensor, evidence: Tensor | None = None) -> Tensor:
+        """Logits (b, K, x, y, z) of all K classes at ``config.stem_stride``: one sample covers that many voxels.
+
+        evidence: of ``compare``, where it is known already.
+        """
         bottleneck, tokens = self.mask_decoder.attention(query.bottleneck, task.tokens, box)
         fine = self.up_path(bottleneck.to(query.bottleneck.dtype), query.skips)[-1]
-        maps = None
-        if query.up:
-            levels = [p(query.up[i]) for p, i in zip(self.task_encoder.projections, self.matched, strict=True)]
-            memory = query.up[1] if self.config.spatial_memory else None
-            keys = None if memory is None else self.task_encoder.memory_keys(memory, box)
-            coarse = None if memory is None else tuple(memory.shape[2:])
-            maps = self.mask_decoder.evidence(task, levels, keys, coarse, tuple(fine.shape[2:]), box)
-        return self.mask_decoder.logits(fine, tokens, maps)
+        evidence = self.compare(query, task, box) if evidence is None else evidence
+        return self.mask_decoder.logits(fine, tokens, evidence)
 
     def forward(
         self, reference: Tensor, masks: Tensor, reference_box: Tensor, query: Tensor, query_box: Tensor

@@ -72,6 +72,8 @@ class Evidence(nn.Module):
         super().__init__()
         self.n_maps = 2 * prototype_levels + int(location_prior) + 2 * int(memory) + 2 * int(correspondence)
         self.correspondence = correspondence
+        first = 2 * prototype_levels + int(location_prior)  # soft and sharp propagation, carried mask, its certainty
+        self.matches = [first + 1] * memory + [first + 2] * correspondence  # maps that are masks themselves, in [0, 1]
         self.prototype_scale = nn.Parameter(torch.full((prototype_levels,), 4.0))
         self.location_slack = nn.Parameter(torch.tensor(-3.0)) if location_prior else None
         self.sharpness = nn.Parameter(torch.tensor([10.0, 30.0])) if memory else None

@@ -26,7 +26,7 @@ from iris_core.embeddings import MemoryBank
 from iris_core.evaluation.protocol import draw_pairs, evaluate_one_shot, summarise
 from iris_core.model.iris import Iris, IrisConfig, precision, upsample
 from iris_core.model.task_encoder import Task
-from iris_core.training.losses import segmentation_loss
+from iris_core.training.losses import matching_loss, segmentation_loss
 
 
 @dataclass(frozen=True)
@@ -157,9 +157,13 @@ def _learn(
         task = model.encode_task(reference, episode.reference_masks.to(device), episode.reference_box.to(device))
         used = task.without_memory() if episode.drop_memory else task
         used = used.without_location() if episode.drop_location else used
-        logits = upsample(model.decode(query, used, episode.query_box.to(device)), model.config.stem_stride)
-    valid = None if episode.query_valid is None else episode.query_valid.to(device)
-    loss = segmentation_loss(logits, episode.query_masks.to(device), valid)
+        box = episode.query_box.to(device)
+        evidence = model.compare(query, used, box)
+        logits = upsample(model.decode(query, used, box, evidence), model.config.stem_stride)
+    masks = episode.query_masks.to(device)
+    loss = segmentation_loss(logits, masks, None if episode.query_valid is None else episode.query_valid.to(device))
+    if evidence is not None and not episode.drop_memory:
+        loss = loss + matching_loss(evidence, model.mask_decoder.evidence.matches, masks)
     if not torch.isfinite(loss):
         raise FloatingPointError(f"the loss is {loss.item()} on an episode of {episode.keys or 'synthetic tasks'}")
     gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)

@@ -4,13 +4,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+MATCHING = 0.5
 
-def dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
-    """1 - soft Dice, per class over the window, then the mean. logits, masks (b, K, x, y, z); scalar."""
-    probability = logits.sigmoid()
+
+def dice_loss(probability: Tensor, masks: Tensor) -> Tensor:
+    """1 - soft Dice, per class over the window, then the mean. probability, masks (b, K, x, y, z); scalar."""
     overlap = (probability * masks).sum((2, 3, 4))
     total = probability.sum((2, 3, 4)) + masks.sum((2, 3, 4))
     return (1 - (2 * overlap + 1) / (total + 1)).mean()
+
+
+def matching_loss(evidence: Tensor, matches: list[int], masks: Tensor) -> Tensor:
+    """Soft Dice of the evidence maps that are masks themselves: what memory and correspondence carry over.
+
+    Ours, weight MATCHING each: the gradient reaches the matching without a way through the head.
+    evidence (b, K, n, …) at its own resolution, masks (b, K, x, y, z).
+    """
+    coarse = F.adaptive_avg_pool3d(masks, evidence.shape[3:])
+    return MATCHING * sum(dice_loss(evidence[:, :, i].float(), coarse) for i in matches)
 
 
 def segmentation_loss(logits: Tensor, masks: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -22,4 +33,4 @@ def segmentation_loss(logits: Tensor, masks: Tensor, valid: Tensor | None = None
     if valid is not None:
         masks = masks * valid
         logits = torch.where(valid > 0.5, logits, -20.0)
-    return dice_loss(logits, masks) + F.binary_cross_entropy_with_logits(logits, masks)
+    return dice_loss(logits.sigmoid(), masks) + F.binary_cross_entropy_with_logits(logits, masks)
