@@ -20,7 +20,7 @@ from iris_core.geometry import (
     extent,
     labels_back,
     oriented,
-    window_shape,
+    window_shapes,
     window_starts,
 )
 from iris_core.intensity import normalise
@@ -28,7 +28,6 @@ from iris_core.model.iris import Iris, precision
 from iris_core.model.task_encoder import Task
 
 MAX_LOGIT_BYTES = 8 * 2**30
-LARGEST_WINDOW = 4 / 3  # of the model's window: a query that is a little larger is seen whole, at once. Ours
 MANY_WINDOWS = 4  # from here on, look where the structures are first. Ours
 SURE = 0.7  # mean probability inside what the coarse pass found. Ours
 MARGIN = 3  # samples of the coarse pass around what it found
@@ -92,9 +91,7 @@ def _windows(model: Iris, grid: WorkingGrid, low=(0, 0, 0), high=None) -> list[t
     """(start, shape) of the windows that cover a part of the working grid, by default all of it."""
     config, high = model.config, high or grid.working_shape
     lengths = [b - a for a, b in zip(low, high, strict=True)]
-    largest = int(config.window * LARGEST_WINDOW) // config.multiple * config.multiple
-    edges = [largest if n <= largest else config.window for n in lengths]
-    shape = tuple(window_shape((n,), edge, config.multiple)[0] for n, edge in zip(lengths, edges, strict=True))
+    shape = window_shapes(lengths, lengths, config.window, config.multiple)
     per_axis = []
     for first, n, s, limit in zip(low, lengths, shape, grid.working_shape, strict=True):
         starts = [first + i for i in window_starts(n, s, multiple=config.stem_stride)]

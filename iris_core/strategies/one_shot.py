@@ -1,5 +1,7 @@
 """One reference, encoded once, reused for any number of queries (paper, section 3.5)."""
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,7 +14,7 @@ from iris_core.geometry import (
     choose_spacing,
     extent,
     oriented,
-    window_shape,
+    window_shapes,
     window_starts,
 )
 from iris_core.intensity import detect_scheme, normalise
@@ -61,20 +63,24 @@ def one_shot(model: Iris, reference: Case, grid: str = "auto", scheme: str | Non
 def _encode(model: Iris, image: Tensor, masks: list[Tensor], spacing_mm: tuple[float, ...], working_mm: float) -> Task:
     """T of K classes at one working spacing: from one window, or the mean of several."""
     grid = WorkingGrid(tuple(image.shape), spacing_mm, working_mm)
-    shape = window_shape(grid.working_shape, model.config.window, model.config.multiple)
+    shown = torch.stack(masks).any(0).numpy()
+    size = (np.diff(extent(shown), axis=0)[0] * spacing_mm / working_mm).clip(max=grid.working_shape)
+    window, multiple = model.config.window, model.config.multiple
+    lengths = [n if across <= window else math.ceil(across) for n, across in zip(grid.working_shape, size, strict=True)]
+    shape = window_shapes(grid.working_shape, lengths, window, multiple)
     device = next(model.parameters()).device
     tasks, weights = [], []
-    for start in _windows(torch.stack(masks).any(0).numpy(), grid, shape):
+    for start in _windows(shown, grid, shape):
         matrices = grid.window_matrices(start, shape)
         cut = torch.stack([apply_matrices(volume, matrices) for volume in (image, *masks)])[None].to(device)
-        shown = cut[:, 1:]
-        if not shown.any():
+        inside = cut[:, 1:]
+        if not inside.any():
             continue
         with precision(device):
             box = grid.box(start, shape)[None].to(device)
-            tasks.append(model.encode_task(model.encode_image(cut[:, :1]), shown, box))
-        weights.append(shown[0].sum((1, 2, 3)))
-    return combine(tasks, torch.stack(weights)).map(lambda t: t.float())
+            tasks.append(model.encode_task(model.encode_image(cut[:, :1]), inside, box))
+        weights.append(inside[0].sum((1, 2, 3)))
+    return combine(tasks, torch.stack(weights)).map(lambda t: t.half().float())  # as a task file keeps it
 
 
 def _windows(mask: np.ndarray, grid: WorkingGrid, shape: tuple[int, ...]) -> list[tuple[int, ...]]:

@@ -1,0 +1,113 @@
+"""A TaskEmbedding as a file: what a reference taught, to be kept, sent and used without the reference."""
+
+import json
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from iris_core.case import InputError
+from iris_core.checkpoint import write_atomically
+from iris_core.embeddings import Overview, TaskEmbedding
+from iris_core.intensity import SCHEMES
+from iris_core.model.iris import Iris
+from iris_core.model.task_encoder import ATLAS, Task
+
+MAX_BYTES = 2**30
+MAX_CLASSES = 1024
+
+
+@dataclass(frozen=True)
+class TaskFile:
+    """embedding, and where it comes from: the weights' hash, when (ISO 8601, UTC) and from which files' names."""
+
+    embedding: TaskEmbedding
+    weights_sha256: str
+    made: str
+    made_from: tuple[str, ...]
+
+
+def save_task(path: Path, embedding: TaskEmbedding, weights_sha256: str, made_from: tuple[str, ...]) -> None:
+    """Write a task file: float16 tensors, and as JSON in the header what they mean. No voxels, no folders.
+
+    made_from: file names of the references; folders in them are left out.
+    """
+    levels = {"": embedding.task} | {f"overview{i}/": o.task for i, o in enumerate(embedding.overviews)}
+    tensors = {
+        f"{at}{part.name}": getattr(task, part.name).half().cpu().contiguous()
+        for at, task in levels.items()
+        for part in fields(Task)
+    }
+    about = {
+        "weights_sha256": weights_sha256,
+        "values": embedding.values,
+        "names": embedding.names,
+        "spacing_mm": embedding.spacing_mm,
+        "overviews_mm": [o.spacing_mm for o in embedding.overviews],
+        "scheme": embedding.scheme,
+        "overlapping": embedding.overlapping,
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "made_from": [Path(name).name for name in made_from],
+    }
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, {"iris_task": json.dumps(about)}))
+
+
+def load_task(path: Path, model: Iris, weights_sha256: str) -> TaskFile:
+    """Read a task file. Raises InputError where it is damaged, of other weights, or not what this model makes."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"it is larger than {MAX_BYTES >> 20} MiB")
+        with safe_open(path, "pt") as stored:
+            about = json.loads((stored.metadata() or {})["iris_task"])
+            tensors = {key: stored.get_tensor(key).float() for key in stored.keys()}  # noqa: SIM118
+        if about["weights_sha256"] != weights_sha256:
+            raise InputError(
+                f"{path}: a task file goes with the weights that made it, {str(about['weights_sha256'])[:12]}…,"
+                f" these are {weights_sha256[:12]}…; encode the reference again or choose those weights"
+            )
+        values, names = tuple(map(int, about["values"])), tuple(map(str, about["names"]))
+        spacings = [float(s) for s in (about["spacing_mm"], *about["overviews_mm"])]
+        if not 0 < len(values) <= MAX_CLASSES or not len(values) == len(names) == len(set(values)) or 0 in values:
+            raise ValueError(f"class values must differ, not be 0, and have a name each, got {values}, {names}")
+        if not all(0.01 <= s <= 1000 for s in spacings) or about["scheme"] not in SCHEMES:
+            raise ValueError(f"working spacings {spacings} mm, intensity scheme {about['scheme']!r}")
+        levels = ["", *(f"overview{i}/" for i in range(len(spacings) - 1))]
+        tasks = [Task(*(tensors.pop(f"{at}{part.name}") for part in fields(Task))) for at in levels]
+        if tensors:
+            raise ValueError(f"unknown parts {sorted(tensors)[:5]}")
+        for task in tasks:
+            _check(task, model, len(values))
+        overviews = tuple(Overview(t, s) for t, s in zip(tasks[1:], spacings[1:], strict=True))
+        embedding = TaskEmbedding(
+            tasks[0], values, names, spacings[0], str(about["scheme"]), bool(about["overlapping"]), overviews
+        )
+        return TaskFile(embedding, weights_sha256, str(about["made"]), tuple(map(str, about["made_from"])))
+    except InputError:
+        raise
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"{path}: not usable as a task file: {error}") from error
+
+
+def _check(task: Task, model: Iris, k: int) -> None:
+    """Raises ValueError where a part has not the shape that the model makes."""
+    config = model.config
+    n, windows = task.memory_keys.shape[1], task.atlas.shape[2]
+    levels = len(model.matched)
+    expected = {
+        "tokens": (1, k, config.query_tokens + 1, config.widths[model.task_level]),
+        "prototypes": (1, k, levels, 2, config.prototype_width),
+        "location": (1, k, 10 if config.location_prior else 0),
+        "memory_keys": (1, n, config.memory_width if n else task.memory_keys.shape[2]),
+        "memory_masks": (1, k, n),
+        "memory_where": (1, n if config.correspondence else 0, 4),
+        "atlas": (1, k, windows, *ATLAS),
+    }
+    for name, shape in expected.items():
+        found = getattr(task, name)
+        if tuple(found.shape) != shape or not torch.isfinite(found).all():
+            raise ValueError(f"{name} must be {shape} finite numbers, got {tuple(found.shape)}")
+    if config.correspondence and not set(task.memory_where[0, :, 3].tolist()) <= set(range(windows)):
+        raise ValueError("memory_where must name windows of the atlas")
