@@ -1,4 +1,4 @@
-"""The command line: `iris train | segment | evaluate | app`."""
+"""The command line: `iris train | encode | segment | evaluate | app`."""
 
 import sys
 from dataclasses import dataclass
@@ -9,6 +9,8 @@ import tyro
 
 from iris_core import __version__
 from iris_core.case import InputError
+
+Repeated = tyro.conf.UseAppendAction[tuple[Path, ...]]  # --reference a --reference b
 
 
 @dataclass(frozen=True)
@@ -90,46 +92,94 @@ class Train:
 
 
 @dataclass(frozen=True)
-class Segment:
-    """Segment queries like one reference. Each result lies on its query's own grid and is named after it."""
+class Shown:
+    """What shows the task: references with their masks, or task files, or both."""
 
-    reference: Path
-    """Reference scan (.nii, .nii.gz, .nrrd, .mha, .mhd, or a folder of DICOM files)."""
-    mask: Path
-    """Its mask: whole numbers, 0 is background, on the reference's grid."""
-    query: tuple[Path, ...]
-    """Scans, or folders of scans."""
-    output: Path
-    """Folder for the masks and run.json."""
+    reference: Repeated = ()
+    """Reference scan (.nii, .nii.gz, .nrrd, .mha, .mhd, or a folder of DICOM files). May be repeated."""
+    mask: Repeated = ()
+    """Its mask: whole numbers, 0 is background, on the reference's grid. One for each reference, in their order."""
+    task: Repeated = ()
+    """Task file that `iris encode` wrote with the same weights. May be repeated."""
     weights: str = "iris-small"
     """Name of released weights or a checkpoint folder."""
+    strategy: Literal["auto", "one_shot", "ensemble"] = "auto"
+    """How references become a task: auto is one_shot for one, ensemble (the mean of their tasks) for several."""
     grid: Literal["auto", "paper"] = "auto"
-    """Working spacing: chosen from the reference, or the paper's 1.5 mm."""
+    """Working spacing: chosen from the references, or the paper's 1.5 mm. Without effect on task files."""
     intensity: Literal["auto", "ct", "percentile"] = "auto"
-    """Normalisation: ct for Hounsfield units, percentile for everything else; auto looks at the reference."""
+    """Normalisation: ct for Hounsfield units, percentile for everything else; auto looks at the references."""
     names: tuple[str, ...] = ()
     """Class names as value=name, for example 1=liver 2=spleen."""
+    device: str = "auto"
+
+    def embedding(self, service):
+        """The task of all references and task files together. Raises InputError where there is none."""
+        from iris_core.embeddings import context_ensemble
+        from nnunet_adapters.images import read_reference
+
+        if len(self.reference) != len(self.mask) or not (self.reference or self.task):
+            raise InputError(
+                "--reference and --mask must come in pairs, or --task must name a task file,"
+                f" got {len(self.reference)} references, {len(self.mask)} masks, {len(self.task)} task files"
+            )
+        names = parse_names(self.names)
+        references = [read_reference(*pair, names) for pair in zip(self.reference, self.mask, strict=True)]
+        found = [service.read_task(path).embedding for path in self.task]
+        if references:
+            strategy = self.strategy if self.strategy != "auto" else "one_shot" if len(references) == 1 else "ensemble"
+            scheme = None if self.intensity == "auto" else self.intensity
+            found.insert(0, service.encode(*references, grid=self.grid, scheme=scheme, strategy=strategy))
+        return context_ensemble(found)
+
+
+@dataclass(frozen=True)
+class Encode(Shown):
+    """Write what references show as a task file: small, without voxels, to keep, to send, to segment with."""
+
+    output: Path = tyro.MISSING
+    """The task file, *.task.safetensors."""
+
+    def run(self) -> int:
+        from app.service import Service
+
+        if not self.output.name.endswith(".task.safetensors"):
+            raise InputError(f"{self.output}: the name of a task file must end in .task.safetensors")
+        service = Service(self.weights, self.device)
+        embedding = self.embedding(service)
+        made_from = [path.name for path in (*self.reference, *self.mask, *self.task)]
+        service.write_task(self.output, embedding, tuple(made_from))
+        print(f"{', '.join(embedding.names)}: {self.output}, {self.output.stat().st_size / 2**20:.1f} MiB")
+        return 0
+
+
+@dataclass(frozen=True)
+class Segment(Shown):
+    """Segment queries as the references show. Each result lies on its query's own grid and is named after it."""
+
+    query: tuple[Path, ...] = tyro.MISSING
+    """Scans, or folders of scans."""
+    output: Path = tyro.MISSING
+    """Folder for the masks and run.json."""
     continue_: Annotated[bool, tyro.conf.arg(name="continue")] = False
     """Leave results that exist already."""
-    device: str = "auto"
 
     def run(self) -> int:
         from app.service import Service
         from nnunet_adapters.folder import expand_queries, segment_queries
-        from nnunet_adapters.images import read_reference
 
         service = Service(self.weights, self.device)
-        reference = read_reference(self.reference, self.mask, parse_names(self.names))
-        shown = (self.reference, self.mask)
+        shown = (*self.reference, *self.mask, *self.task)
         queries = expand_queries(self.query, shown)
-        embedding = service.encode(reference, self.grid, None if self.intensity == "auto" else self.intensity)
+        embedding = self.embedding(service)
         report = {
             "command": ["iris", *sys.argv[1:]],
             "version": __version__,
             "weights": self.weights,
             "weights_sha256": service.checkpoint.sha256,
-            "reference": str(self.reference),
-            "mask": str(self.mask),
+            "references": [str(path) for path in self.reference],
+            "masks": [str(path) for path in self.mask],
+            "tasks": [str(path) for path in self.task],
             "classes": dict(zip(map(str, embedding.values), embedding.names, strict=True)),
             "spacing_mm": embedding.spacing_mm,
             "intensity": embedding.scheme,
@@ -231,7 +281,7 @@ class App:
         return 0
 
 
-COMMANDS = {"train": Train, "segment": Segment, "evaluate": Evaluate, "app": App}
+COMMANDS = {"train": Train, "encode": Encode, "segment": Segment, "evaluate": Evaluate, "app": App}
 
 
 def seen_tag(seen: bool, split: str) -> str:

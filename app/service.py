@@ -1,6 +1,7 @@
 """The model, loaded once. The only file of the page that calls iris_core's model."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from iris_core import checkpoint, inference
 from iris_core.case import Case, InputError
 from iris_core.embeddings import TaskEmbedding
 from iris_core.strategies import STRATEGIES
+from iris_core.task_file import TaskFile, load_task, save_task
 from weights import find_weights
 
 
@@ -31,9 +33,15 @@ class Service:
         self.checkpoint = checkpoint.load(find_weights(weights), pick_device(device))
 
     def encode(
-        self, reference: Case, grid: str = "auto", scheme: str | None = None, strategy: str = "one_shot"
+        self, *references: Case, grid: str = "auto", scheme: str | None = None, strategy: str = "one_shot"
     ) -> TaskEmbedding:
-        return STRATEGIES[strategy](self.checkpoint.model, reference, grid, scheme)
+        return STRATEGIES[strategy](self.checkpoint.model, references, grid, scheme)
+
+    def write_task(self, path: Path, embedding: TaskEmbedding, made_from: tuple[str, ...]) -> None:
+        save_task(path, embedding, self.checkpoint.sha256, made_from)
+
+    def read_task(self, path: Path) -> TaskFile:
+        return load_task(path, self.checkpoint.model, self.checkpoint.sha256)
 
     def segment(
         self, embedding: TaskEmbedding, query: Case, progress: Callable[[int, int], None] = lambda done, of: None

@@ -146,7 +146,7 @@ def segment_like(
     reference = read_reference(reference_path, mask_path, names)
     targets = named_outputs(query_paths)
     failures = []
-    embedding = service.encode(reference, grid, None, strategy)
+    embedding = service.encode(reference, grid=grid, strategy=strategy)
     scans = [_scan(f"reference: {reference_path.name}", reference, reference.labels, embedding, folder / "0")]
     masks = []
     for number, (name, query) in enumerate(targets.items()):

@@ -34,9 +34,9 @@ def measure(preset: str, k: int, queries: int) -> dict[str, float]:
     ]
     reference = Case(scans[0].image, scans[0].affine, labels, plain_classes(labels))
     loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    segment(model, one_shot(model, reference, "paper"), scans[0])  # warm-up
+    segment(model, one_shot(model, [reference], "paper"), scans[0])  # warm-up
     started = time.perf_counter()
-    embedding = one_shot(model, reference, "paper")
+    embedding = one_shot(model, [reference], "paper")
     encoded = time.perf_counter()
     for scan in scans:
         segment(model, embedding, scan)

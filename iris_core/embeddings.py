@@ -1,14 +1,17 @@
 """TaskEmbedding: the task as a value, separate from inference. MemoryBank: one per class seen in training."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from iris_core.case import InputError
 from iris_core.model.task_encoder import COMPACT, Task
 
+MEMORIES = 4  # references whose spatial memories an ensemble keeps: time and size grow with them. Ours
 BANK_DECAY = 0.999  # paper: T_k ← α·T_k + (1 - α)·T_k_new
 
 
@@ -41,7 +44,8 @@ class TaskEmbedding:
 def combine(tasks: list[Task], weights: Tensor) -> Task:
     """Weighted mean of tasks over the same K classes, weights (n, K); a class averages over those that have it.
 
-    Used for the windows of one reference. Spatial memories are not averaged: they are placed one behind the other.
+    Of the windows of one reference, or of several references. Spatial memories are not averaged: they are placed one
+    behind the other.
     """
     if len(tasks) == 1:
         return tasks[0]
@@ -51,18 +55,85 @@ def combine(tasks: list[Task], weights: Tensor) -> Task:
         stacked = torch.stack([getattr(task, name) for task in tasks])
         return (stacked * share.reshape(len(tasks), 1, -1, *[1] * (stacked.ndim - 3)).to(stacked)).sum(0)
 
+    averaged = mean("tokens"), torch.nn.functional.normalize(mean("prototypes"), dim=-1), mean("location")
+    tasks = [task for task in tasks if task.memory_keys.shape[1]] or tasks[:1]
     where, windows = [], 0
     for task in tasks:  # windows are numbered through
         where.append(task.memory_where + task.memory_where.new_tensor([0, 0, 0, windows]))
         windows += task.atlas.shape[2]
     return Task(
-        tokens=mean("tokens"),
-        prototypes=torch.nn.functional.normalize(mean("prototypes"), dim=-1),
-        location=mean("location"),
+        *averaged,
         memory_keys=torch.cat([task.memory_keys for task in tasks], 1),
         memory_masks=torch.cat([task.memory_masks for task in tasks], 2),
         memory_where=torch.cat(where, 1),
         atlas=torch.cat([task.atlas for task in tasks], 2),
+    )
+
+
+def context_ensemble(embeddings: list[TaskEmbedding]) -> TaskEmbedding:
+    """The mean of T over references (paper, section 3.5), each class over those that have it; classes go by name.
+
+    The first MEMORIES spatial memories are kept, one behind the other. The order of the references does not matter
+    beyond that. The working spacing is the geometric mean. Raises InputError where two references give one class two
+    label values, or two classes one value, or where they disagree on intensities or on overlapping regions.
+    """
+    first = embeddings[0]
+    if len(embeddings) == 1:
+        return first
+    classes: dict[str, int] = {}
+    for embedding in embeddings:
+        for name, value in zip(embedding.names, embedding.values, strict=True):
+            if classes.setdefault(name, value) != value:
+                raise InputError(
+                    f"class {name!r} must have one label value, references give {classes[name]} and {value}"
+                )
+        if (embedding.scheme, embedding.overlapping) != (first.scheme, first.overlapping):
+            raise InputError(
+                f"references must agree on intensities and regions, got {embedding.scheme!r} and {first.scheme!r}"
+            )
+    if len(set(classes.values())) != len(classes):
+        raise InputError(f"every class must have a label value of its own, references give {classes}")
+    classes = dict(sorted(classes.items(), key=lambda item: item[1]))
+
+    def mean(tasks: list[Task]) -> Task:
+        full = [_with_classes(task, e.names, tuple(classes)) for task, e in zip(tasks, embeddings, strict=True)]
+        full = [task if i < MEMORIES else task.without_memory() for i, task in enumerate(full)]
+        known = torch.tensor([[float(name in e.names) for name in classes] for e in embeddings])
+        return combine(full, known.to(first.task.tokens))
+
+    depth = min(len(e.overviews) for e in embeddings)
+    overviews = tuple(
+        Overview(
+            mean([e.overviews[i].task for e in embeddings]),
+            geometric_mean([e.overviews[i].spacing_mm for e in embeddings]),
+        )
+        for i in range(depth)
+    )
+    spacing = geometric_mean([e.spacing_mm for e in embeddings])
+    task = mean([e.task for e in embeddings])
+    return TaskEmbedding(
+        task, tuple(classes.values()), tuple(classes), spacing, first.scheme, first.overlapping, overviews
+    )
+
+
+def geometric_mean(values: list[float]) -> float:
+    return values[0] if len(values) == 1 else math.exp(sum(map(math.log, sorted(values))) / len(values))
+
+
+def _with_classes(task: Task, names: tuple[str, ...], wanted: tuple[str, ...]) -> Task:
+    """The classes of T in another order; one that T lacks is zero, and unknown (-1) in the spatial memory."""
+    index = [names.index(name) if name in names else len(names) for name in wanted]
+
+    def pick(part: Tensor, missing: float) -> Tensor:
+        return torch.cat([part, torch.full_like(part[:, :1], missing)], 1)[:, index]
+
+    return replace(
+        task,
+        tokens=pick(task.tokens, 0.0),
+        prototypes=pick(task.prototypes, 0.0),
+        location=pick(task.location, 0.0),
+        memory_masks=pick(task.memory_masks, -1.0),
+        atlas=pick(task.atlas, 0.0),
     )
 
 

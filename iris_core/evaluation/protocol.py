@@ -57,7 +57,7 @@ def evaluate_one_shot(
         if not classes:
             yield Score(query, reference, {}, 0.0)
             continue
-        embedding = one_shot(model, shown, grid, scheme)
+        embedding = one_shot(model, [shown], grid, scheme)
         started = time.perf_counter()
         predicted = segment(model, embedding, asked)
         seconds = time.perf_counter() - started

@@ -116,12 +116,16 @@ class Evidence(nn.Module):
         if task.memory_keys.shape[1] == 0:
             return keys.new_zeros(b, k, 2, *shape)
         similarity = einsum(keys, task.memory_keys, "b q c, b n c -> b q n")
-        outside = task.memory_masks[:, :1] < 0
-        similarity = similarity.masked_fill(outside, -4.0)
-        masks = task.memory_masks.clamp_min(0)
-        flat = torch.cat(
-            [einsum((similarity * s).softmax(-1), masks, "b q n, b k n -> b k q") for s in self.sharpness], 1
-        )
+        similarity = similarity.masked_fill((task.memory_masks < 0).all(1, keepdim=True), -4.0)
+        masks, known = task.memory_masks.clamp_min(0), _known(task)
+        read = []
+        for sharpness in self.sharpness:
+            attention = (similarity * sharpness).softmax(-1)
+            flat = einsum(attention, masks, "b q n, b k n -> b k q")
+            if known is not None:  # a reference says nothing of a class that it lacks
+                flat = flat / einsum(attention, known, "b q n, b k n -> b k q").clamp_min(1e-3)
+            read.append(flat)
+        flat = torch.cat(read, 1)
         flat = flat.unflatten(2, coarse)
         return rearrange(resize(flat, shape), "b (two k) x y z -> b k two x y z", two=2)
 
@@ -134,8 +138,9 @@ class Evidence(nn.Module):
             return keys.new_zeros(b, k, 2, *shape)
         keys = keys.float().expand(b, -1, -1)
         similarity = einsum(keys, task.memory_keys.float(), "b q c, b n c -> b q n") * self.sharpness[1]
-        similarity = similarity.masked_fill(task.memory_masks[:, :1] < 0, -100.0)
-        total = keys.new_zeros(b, k + 1, *shape)
+        similarity = similarity.masked_fill((task.memory_masks < 0).all(1, keepdim=True), -100.0)
+        known = _known(task)
+        total, shares = keys.new_zeros(b, k + 1, *shape), 1e-3 * (known is not None)
         for window in range(windows):
             mine = task.memory_where[0, :, 3] == window
             share = similarity.softmax(-1)[:, :, mine].sum(-1) if windows > 1 else torch.ones_like(keys[..., 0])
@@ -151,8 +156,17 @@ class Evidence(nn.Module):
                 padding_mode="zeros",
                 align_corners=False,
             )
-            total = total + torch.cat([carried, field[:, 3:4]], 1) * field[:, 4:]
-        return torch.stack([total[:, :k], total[:, k:].expand(-1, k, -1, -1, -1)], 2)
+            says = 1.0 if known is None else known[:, :, mine].amax(2)[..., None, None, None]
+            total = total + torch.cat([carried * says, field[:, 3:4]], 1) * field[:, 4:]
+            shares = shares + says * field[:, 4:]
+        carried = total[:, :k] if known is None else total[:, :k] / shares
+        return torch.stack([carried, total[:, k:].expand(-1, k, -1, -1, -1)], 2)
+
+
+def _known(task: Task) -> Tensor | None:
+    """(b, K, N): 1 where a position's reference has the class; None if every reference has them all."""
+    known = (task.memory_masks >= 0).float()
+    return None if torch.equal(known.amin(1), known.amax(1)) else known
 
 
 def resize(volume: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -1,99 +1,20 @@
 """One reference, encoded once, reused for any number of queries (paper, section 3.5)."""
 
-import math
-
-import numpy as np
-import torch
-from torch import Tensor
+from collections.abc import Sequence
 
 from iris_core.case import Case, InputError
-from iris_core.embeddings import Overview, TaskEmbedding, combine
-from iris_core.geometry import (
-    WorkingGrid,
-    apply_matrices,
-    choose_spacing,
-    extent,
-    oriented,
-    window_shapes,
-    window_starts,
-)
-from iris_core.intensity import detect_scheme, normalise
-from iris_core.model.iris import Iris, precision
-from iris_core.model.task_encoder import Task
-
-PAPER_SPACING_MM = 1.5
-OVERVIEWS = (2, 4)  # × the working spacing. Ours
-GRIDS = ("auto", "paper")
+from iris_core.embeddings import TaskEmbedding
+from iris_core.model.iris import Iris
+from iris_core.strategies.references import encode, shared_scale
 
 
-@torch.inference_mode()
-def one_shot(model: Iris, reference: Case, grid: str = "auto", scheme: str | None = None) -> TaskEmbedding:
-    """Encode every class that the reference shows.
+def one_shot(model: Iris, references: Sequence[Case], grid: str = "auto", scheme: str | None = None) -> TaskEmbedding:
+    """Every class that one reference shows.
 
     grid: 'auto' chooses the working spacing from the reference, 'paper' is 1.5 mm. scheme: of the intensities, or
-    None to detect it from the values. A mask larger than a window is encoded window by window (no overlap) and
-    averaged by each class's volume in them. Raises InputError where the reference shows nothing.
+    None to detect it from the values. Raises InputError where there is not one reference, or it shows nothing.
     """
-    classes = reference.present()
-    if not classes:
-        raise InputError(f"{reference.name}: the reference must show at least one class, its mask is empty")
-    if grid not in GRIDS:
-        raise InputError(f"grid must be one of {GRIDS}, got {grid!r}")
-    scheme = scheme or detect_scheme(reference.image)
-    image, spacing_mm = oriented(reference, normalise(reference.image, scheme))
-    labels, _ = oriented(reference, reference.labels)
-    spacing = PAPER_SPACING_MM
-    if grid == "auto":
-        spacing = choose_spacing((c.mask(labels) for c in classes), spacing_mm, model.config.window)
-    volume = torch.from_numpy(np.ascontiguousarray(image))
-    masks = [torch.from_numpy(c.mask(labels).astype(np.float32)) for c in classes]
-    steps = OVERVIEWS if grid == "auto" else ()
-    overviews = [Overview(_encode(model, volume, masks, spacing_mm, spacing * s), spacing * s) for s in steps]
-    return TaskEmbedding(
-        task=_encode(model, volume, masks, spacing_mm, spacing),
-        values=tuple(c.value for c in classes),
-        names=tuple(c.name for c in classes),
-        spacing_mm=spacing,
-        scheme=scheme,
-        overlapping=any(len(c.members) > 1 for c in classes),
-        overviews=tuple(overviews),
-    )
-
-
-def _encode(model: Iris, image: Tensor, masks: list[Tensor], spacing_mm: tuple[float, ...], working_mm: float) -> Task:
-    """T of K classes at one working spacing: from one window, or the mean of several."""
-    grid = WorkingGrid(tuple(image.shape), spacing_mm, working_mm)
-    shown = torch.stack(masks).any(0).numpy()
-    size = (np.diff(extent(shown), axis=0)[0] * spacing_mm / working_mm).clip(max=grid.working_shape)
-    window, multiple = model.config.window, model.config.multiple
-    lengths = [n if across <= window else math.ceil(across) for n, across in zip(grid.working_shape, size, strict=True)]
-    shape = window_shapes(grid.working_shape, lengths, window, multiple)
-    device = next(model.parameters()).device
-    tasks, weights = [], []
-    for start in _windows(shown, grid, shape):
-        matrices = grid.window_matrices(start, shape)
-        cut = torch.stack([apply_matrices(volume, matrices) for volume in (image, *masks)])[None].to(device)
-        inside = cut[:, 1:]
-        if not inside.any():
-            continue
-        with precision(device):
-            box = grid.box(start, shape)[None].to(device)
-            tasks.append(model.encode_task(model.encode_image(cut[:, :1]), inside, box))
-        weights.append(inside[0].sum((1, 2, 3)))
-    return combine(tasks, torch.stack(weights)).map(lambda t: t.half().float())  # as a task file keeps it
-
-
-def _windows(mask: np.ndarray, grid: WorkingGrid, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Starts of the windows that cover the mask's extent: one around it if it fits, else side by side."""
-    first, last = extent(mask)
-    per_axis = []
-    for axis in range(3):
-        scale = grid.spacing_mm[axis] / grid.working_mm
-        low, high = int(np.floor(first[axis] * scale)), int(np.ceil(last[axis] * scale))
-        slack = grid.working_shape[axis] - shape[axis]
-        if high - low <= shape[axis]:
-            centred = (low + high - shape[axis]) // 2
-            per_axis.append([slack // 2 if slack <= 0 else min(max(centred, 0), slack)])
-        else:
-            per_axis.append([low + s for s in window_starts(high - low, shape[axis], overlap=0.0)])
-    return [(x, y, z) for x in per_axis[0] for y in per_axis[1] for z in per_axis[2]]
+    if len(references) != 1:
+        raise InputError(f"one_shot takes one reference, got {len(references)}; choose ensemble for several")
+    spacing_mm, scheme = shared_scale(model, references, grid, scheme)
+    return encode(model, references[0], spacing_mm, scheme, overviews=grid == "auto")

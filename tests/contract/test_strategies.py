@@ -1,5 +1,7 @@
 """Every strategy makes a TaskEmbedding that decodes; what holds for one holds for all."""
 
+from dataclasses import fields, replace
+
 import nibabel
 import numpy as np
 import pytest
@@ -7,8 +9,11 @@ import torch
 from conftest import ball
 
 from iris_core.case import Case, InputError, plain_classes
+from iris_core.embeddings import TaskEmbedding, context_ensemble
 from iris_core.inference import segment
+from iris_core.model.task_encoder import Task
 from iris_core.strategies import STRATEGIES
+from iris_core.strategies.references import encode, shared_scale
 
 
 def case_of(labels, spacing=(1.0, 1.0, 1.0), name="case") -> Case:
@@ -27,7 +32,7 @@ def reference() -> Case:
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("grid", ["auto", "paper"])
 def test_values_names_and_grid_come_through(strategy, grid, tiny, reference):
-    embedding = STRATEGIES[strategy](tiny, reference, grid)
+    embedding = STRATEGIES[strategy](tiny, [reference], grid)
     assert embedding.values == (7, 40)
     assert embedding.names == ("class 7", "class 40")
     assert embedding.spacing_mm == (1.5 if grid == "paper" else pytest.approx(1.0))
@@ -39,7 +44,7 @@ def test_values_names_and_grid_come_through(strategy, grid, tiny, reference):
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_the_same_input_gives_the_same_bits(strategy, tiny, reference):
-    first, second = (STRATEGIES[strategy](tiny, reference) for _ in range(2))
+    first, second = (STRATEGIES[strategy](tiny, [reference]) for _ in range(2))
     assert torch.equal(first.task.tokens, second.task.tokens)
     assert (segment(tiny, first, reference) == segment(tiny, second, reference)).all()
 
@@ -47,7 +52,7 @@ def test_the_same_input_gives_the_same_bits(strategy, tiny, reference):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_query_in_another_orientation_gives_the_same_anatomy(strategy, tiny, reference):
     """The result follows the query's own axes: reorienting the file reorients the mask and nothing else."""
-    embedding = STRATEGIES[strategy](tiny, reference)
+    embedding = STRATEGIES[strategy](tiny, [reference])
     straight = segment(tiny, embedding, reference)
     image = nibabel.Nifti1Image(reference.image, reference.affine)
     turned = image.as_reoriented(
@@ -63,13 +68,82 @@ def test_a_query_in_another_orientation_gives_the_same_anatomy(strategy, tiny, r
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_an_empty_reference_is_refused(strategy, tiny):
     with pytest.raises(InputError, match="at least one class"):
-        STRATEGIES[strategy](tiny, case_of(np.zeros((8, 8, 8), np.int32)))
+        STRATEGIES[strategy](tiny, [case_of(np.zeros((8, 8, 8), np.int32))])
+
+
+def same(first, second, atol=1e-5) -> bool:
+    return all(
+        torch.allclose(getattr(first.task, f.name), getattr(second.task, f.name), atol=atol) for f in fields(first.task)
+    )
+
+
+@pytest.fixture
+def references(reference) -> list[Case]:
+    """Three, the first without class 40, the second without class 7."""
+    second = ball(centre=(10, 9, 10)).astype(np.int32) * 40
+    first = ball(centre=(12, 9, 11)).astype(np.int32) * 7
+    return [case_of(first, name="first"), case_of(second, name="second"), reference]
+
+
+def test_an_ensemble_of_one_is_one_shot(tiny, reference):
+    one, ensemble = (STRATEGIES[name](tiny, [reference]) for name in ("one_shot", "ensemble"))
+    assert same(one, ensemble, atol=0)
+    assert one.spacing_mm == ensemble.spacing_mm
+
+
+def test_an_ensemble_of_the_same_reference_decodes_as_one(tiny, reference):
+    one, twice = STRATEGIES["one_shot"](tiny, [reference]), STRATEGIES["ensemble"](tiny, [reference, reference])
+    assert torch.allclose(one.task.tokens, twice.task.tokens, atol=1e-5)
+    labels = [segment(tiny, embedding, reference) for embedding in (one, twice)]
+    assert (labels[0] == labels[1]).mean() > 0.999
+
+
+def test_the_order_of_references_does_not_matter(tiny, references):
+    there, back = (STRATEGIES["ensemble"](tiny, r) for r in (references, references[::-1]))
+    assert there.values == back.values == (7, 40)
+    for part in ("tokens", "prototypes", "location"):
+        assert torch.allclose(getattr(there.task, part), getattr(back.task, part), atol=1e-5), part
+    labels = [segment(tiny, embedding, references[2]) for embedding in (there, back)]
+    assert (labels[0] == labels[1]).mean() > 0.999
+
+
+def test_a_class_is_averaged_over_the_references_that_have_it(tiny, references):
+    spacing_mm, scheme = shared_scale(tiny, references)
+    each = [encode(tiny, r, spacing_mm, scheme, overviews=True) for r in references]
+    joined = STRATEGIES["ensemble"](tiny, references)
+    expected = (each[0].task.tokens[:, 0] + each[2].task.tokens[:, 0]) / 2
+    assert torch.allclose(joined.task.tokens[:, 0], expected, atol=1e-5)
+    expected = (each[1].task.tokens[:, 0] + each[2].task.tokens[:, 1]) / 2
+    assert torch.allclose(joined.task.tokens[:, 1], expected, atol=1e-5)
+    query = tiny.encode_image(torch.randn(1, 1, 24, 24, 24))
+    assert torch.isfinite(tiny.decode(query, joined.task, torch.tensor([[[-1.0] * 3, [1.0] * 3]]))).all()
+
+
+@torch.inference_mode()
+def test_a_reference_that_lacks_a_class_says_nothing_of_it(tiny, references):
+    """The memory of a class comes from the references that have it, as if the others were not there."""
+    with_both = context_ensemble([encode(tiny, r, 1.0, "percentile", overviews=False) for r in references[1:]])
+    query, box = tiny.encode_image(torch.randn(1, 1, 24, 24, 24)), torch.tensor([[[-1.0] * 3, [1.0] * 3]])
+    keys = tiny.task_encoder.memory_keys(query.up[1], box)
+    coarse = tuple(query.up[1].shape[2:])
+    evidence = tiny.mask_decoder.evidence
+    alone = encode(tiny, references[2], 1.0, "percentile", overviews=False).task
+    joined = evidence.propagate(with_both.task, keys, coarse, (12, 12, 12))[:, 0]  # class 7: the last reference's
+    single = evidence.propagate(alone, keys, coarse, (12, 12, 12))[:, 0]
+    assert torch.allclose(joined, single, atol=0.02)
+
+
+def test_references_that_contradict_each_other_are_refused(reference):
+    one = TaskEmbedding(Task.compact(*[torch.zeros(1, 1, 1)] * 3), (1,), ("liver",), 1.0, "ct")
+    for other in (replace(one, values=(2,)), replace(one, names=("spleen",)), replace(one, scheme="percentile")):
+        with pytest.raises(InputError, match="must"):
+            context_ensemble([one, other])
 
 
 def test_a_mask_larger_than_a_window_is_encoded_in_windows(tiny):
     labels = np.zeros((80, 20, 20), np.int32)
     labels[5:75, 5:15, 5:15] = 1
-    embedding = STRATEGIES["one_shot"](tiny, case_of(labels, (1.5, 1.5, 1.5)), "paper")
+    embedding = STRATEGIES["one_shot"](tiny, [case_of(labels, (1.5, 1.5, 1.5))], "paper")
     assert embedding.task.memory_keys.shape[1] == embedding.task.memory_masks.shape[2] > 0
     assert embedding.task.location[0, 0, 0] == pytest.approx(1.0)
     assert abs(float(embedding.task.location[0, 0, 1])) < 0.05  # the mask is centred along x

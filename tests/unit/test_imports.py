@@ -28,6 +28,7 @@ LAYERS = [
     "model",
     "embeddings",
     "checkpoint",
+    "task_file",
     "strategies",
     "inference",
     "evaluation",
