@@ -1,4 +1,4 @@
-"""The command line: `iris train | encode | segment | evaluate | app`."""
+"""The command line: `iris train | encode | segment | classes | evaluate | app`."""
 
 import sys
 from dataclasses import dataclass
@@ -101,36 +101,68 @@ class Shown:
     """Its mask: whole numbers, 0 is background, on the reference's grid. One for each reference, in their order."""
     task: Repeated = ()
     """Task file that `iris encode` wrote with the same weights. May be repeated."""
+    classes: str = ""
+    """Classes that the weights know, for the memory bank: "Dataset004_Hippocampus/Anterior,…". No reference needed."""
     weights: str = "iris-small"
     """Name of released weights or a checkpoint folder."""
-    strategy: Literal["auto", "one_shot", "ensemble"] = "auto"
-    """How references become a task: auto is one_shot for one, ensemble (the mean of their tasks) for several."""
+    strategy: Literal["auto", "one_shot", "ensemble", "memory_bank", "retrieval", "image_retrieval", "tuning"] = "auto"
+    """How references become a task. auto: one_shot for one, ensemble (their mean) for several, else memory_bank."""
     grid: Literal["auto", "paper"] = "auto"
     """Working spacing: chosen from the references, or the paper's 1.5 mm. Without effect on task files."""
     intensity: Literal["auto", "ct", "percentile"] = "auto"
     """Normalisation: ct for Hounsfield units, percentile for everything else; auto looks at the references."""
     names: tuple[str, ...] = ()
     """Class names as value=name, for example 1=liver 2=spleen."""
+    top_k: int = 3
+    """References that retrieval averages for a class."""
+    seed: int = 0
+    """Of the reference that retrieval begins with."""
+    steps: int = 40
+    """Of in-context tuning."""
+    rate: float = 0.01
+    """Learning rate of in-context tuning."""
     device: str = "auto"
 
-    def embedding(self, service):
-        """The task of all references and task files together. Raises InputError where there is none."""
+    def plan(self, service):
+        """T for every query, from all that is shown. Raises InputError where nothing is, or it does not go together."""
+        from tqdm import tqdm
+
         from iris_core.embeddings import context_ensemble
+        from iris_core.strategies import Options
+        from iris_core.strategies.base import always
         from nnunet_adapters.images import read_reference
 
-        if len(self.reference) != len(self.mask) or not (self.reference or self.task):
+        classes = tuple(filter(None, self.classes.split(",")))
+        if len(self.reference) != len(self.mask) or bool(self.reference or self.task) == bool(classes):
             raise InputError(
-                "--reference and --mask must come in pairs, or --task must name a task file,"
-                f" got {len(self.reference)} references, {len(self.mask)} masks, {len(self.task)} task files"
+                "show --reference and --mask in pairs, or --task files, or --classes that the weights know, got"
+                f" {len(self.reference)} references, {len(self.mask)} masks, {len(self.task)} task files,"
+                f" {len(classes)} classes"
             )
+        strategy = self.strategy
+        if strategy == "auto":
+            strategy = "memory_bank" if classes else "one_shot" if len(self.reference) == 1 else "ensemble"
+        if self.task and strategy not in ("one_shot", "ensemble"):
+            raise InputError(f"--task goes with one_shot and ensemble, got --strategy {strategy}")
         names = parse_names(self.names)
         references = [read_reference(*pair, names) for pair in zip(self.reference, self.mask, strict=True)]
         found = [service.read_task(path).embedding for path in self.task]
-        if references:
-            strategy = self.strategy if self.strategy != "auto" else "one_shot" if len(references) == 1 else "ensemble"
-            scheme = None if self.intensity == "auto" else self.intensity
-            found.insert(0, service.encode(*references, grid=self.grid, scheme=scheme, strategy=strategy))
-        return context_ensemble(found)
+        with tqdm(desc=strategy, disable=len(references) < 2 and strategy != "tuning") as bar:
+
+            def progress(done: int, of: int) -> None:
+                bar.total = of
+                bar.update(done + 1 - bar.n)
+
+            plan = None
+            if references or classes:
+                scheme = None if self.intensity == "auto" else self.intensity
+                options = Options(self.top_k, self.seed, self.steps, self.rate)
+                settings = {"grid": self.grid, "scheme": scheme, "options": options, "progress": progress}
+                plan = service.plan(strategy, references, classes, **settings)
+        if found:
+            shown = [plan(references[0]).embedding] if plan else []
+            plan = always(context_ensemble([*shown, *found]))
+        return plan
 
 
 @dataclass(frozen=True)
@@ -145,8 +177,10 @@ class Encode(Shown):
 
         if not self.output.name.endswith(".task.safetensors"):
             raise InputError(f"{self.output}: the name of a task file must end in .task.safetensors")
+        if "retrieval" in self.strategy:
+            raise InputError(f"{self.strategy} makes another task for every query: there is none to write")
         service = Service(self.weights, self.device)
-        embedding = self.embedding(service)
+        embedding = self.plan(service)(None).embedding
         made_from = [path.name for path in (*self.reference, *self.mask, *self.task)]
         service.write_task(self.output, embedding, tuple(made_from))
         print(f"{', '.join(embedding.names)}: {self.output}, {self.output.stat().st_size / 2**20:.1f} MiB")
@@ -171,21 +205,37 @@ class Segment(Shown):
         service = Service(self.weights, self.device)
         shown = (*self.reference, *self.mask, *self.task)
         queries = expand_queries(self.query, shown)
-        embedding = self.embedding(service)
+        plan = self.plan(service)
         report = {
             "command": ["iris", *sys.argv[1:]],
             "version": __version__,
             "weights": self.weights,
             "weights_sha256": service.checkpoint.sha256,
+            "strategy": self.strategy,
             "references": [str(path) for path in self.reference],
             "masks": [str(path) for path in self.mask],
             "tasks": [str(path) for path in self.task],
-            "classes": dict(zip(map(str, embedding.values), embedding.names, strict=True)),
-            "spacing_mm": embedding.spacing_mm,
-            "intensity": embedding.scheme,
+            "known_classes": self.classes,
         }
-        print(f"{len(embedding.values)} classes at {embedding.spacing_mm:.2f} mm, intensities as {embedding.scheme}")
-        return segment_queries(service.segment, embedding, queries, shown, self.output, self.continue_, report)
+        return segment_queries(service.segment, plan, queries, shown, self.output, self.continue_, report)
+
+
+@dataclass(frozen=True)
+class Classes:
+    """List the classes that the weights know, for --classes."""
+
+    weights: str = "iris-small"
+    """Name of released weights or a checkpoint folder."""
+
+    def run(self) -> int:
+        from app.service import Service
+        from iris_core.strategies.memory_bank import known_classes
+
+        known = Service(self.weights, "cpu").checkpoint
+        print("class                                     seen in episodes   spacing mm   intensities")
+        for name, about in known_classes(known.bank, known.training).items():
+            print(f"{name:44s} {about['updates']:13d} {about['spacing_mm']:12.2f}   {about['scheme']}")
+        return 0
 
 
 @dataclass(frozen=True)
@@ -281,7 +331,7 @@ class App:
         return 0
 
 
-COMMANDS = {"train": Train, "encode": Encode, "segment": Segment, "evaluate": Evaluate, "app": App}
+COMMANDS = {"train": Train, "encode": Encode, "segment": Segment, "classes": Classes, "evaluate": Evaluate, "app": App}
 
 
 def seen_tag(seen: bool, split: str) -> str:

@@ -1,6 +1,6 @@
 """The model, loaded once. The only file of the page that calls iris_core's model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 from iris_core import checkpoint, inference
 from iris_core.case import Case, InputError
 from iris_core.embeddings import TaskEmbedding
-from iris_core.strategies import STRATEGIES
+from iris_core.strategies import STRATEGIES, Given, Plan
 from iris_core.task_file import TaskFile, load_task, save_task
 from weights import find_weights
 
@@ -32,10 +32,15 @@ class Service:
     def __init__(self, weights: str = "iris-small", device: str = "auto") -> None:
         self.checkpoint = checkpoint.load(find_weights(weights), pick_device(device))
 
-    def encode(
-        self, *references: Case, grid: str = "auto", scheme: str | None = None, strategy: str = "one_shot"
-    ) -> TaskEmbedding:
-        return STRATEGIES[strategy](self.checkpoint.model, references, grid, scheme)
+    def plan(self, strategy: str, references: Sequence[Case] = (), classes: Sequence[str] = (), **settings) -> Plan:
+        """What a strategy makes of references or known classes: T for every query. settings: of Given."""
+        known = self.checkpoint
+        return STRATEGIES[strategy](Given(known.model, references, classes, known.bank, known.training, **settings))
+
+    def encode(self, *references: Case, grid: str = "auto", scheme: str | None = None) -> TaskEmbedding:
+        """The task of one reference, or the mean of several."""
+        strategy = "one_shot" if len(references) == 1 else "ensemble"
+        return self.plan(strategy, references, grid=grid, scheme=scheme)(references[0]).embedding
 
     def write_task(self, path: Path, embedding: TaskEmbedding, made_from: tuple[str, ...]) -> None:
         save_task(path, embedding, self.checkpoint.sha256, made_from)

@@ -16,7 +16,6 @@ import numpy as np
 from app.service import Service
 from app.viewers.slices import grey
 from iris_core.case import Case, InputError
-from iris_core.embeddings import TaskEmbedding
 from iris_core.geometry import oriented
 from nnunet_adapters.folder import named_outputs, volumes_ml
 from nnunet_adapters.images import read_reference, read_scan, write_mask
@@ -146,32 +145,38 @@ def segment_like(
     reference = read_reference(reference_path, mask_path, names)
     targets = named_outputs(query_paths)
     failures = []
-    embedding = service.encode(reference, grid=grid, strategy=strategy)
-    scans = [_scan(f"reference: {reference_path.name}", reference, reference.labels, embedding, folder / "0")]
+    plan = service.plan(strategy, [reference], grid=grid)
+    shown = reference.present()
+    values, class_names = tuple(c.value for c in shown), tuple(c.name for c in shown)
+    title = f"reference: {reference_path.name}"
+    scans = [_scan(title, reference, reference.labels, values, class_names, folder / "0")]
     masks = []
     for number, (name, query) in enumerate(targets.items()):
         try:
             case = read_scan(query)
-            labels = service.segment(embedding, case, lambda done, of, number=number: progress(number, done, of))
+            task = plan(case).embedding
+            labels = service.segment(task, case, lambda done, of, number=number: progress(number, done, of))
             write_mask(labels, query, folder / "masks" / name)
         except InputError as error:
             failures.append(error)
             continue
-        scans.append(_scan(f"query: {query.name}", case, labels, embedding, folder / str(len(scans))))
+        scans.append(_scan(f"query: {query.name}", case, labels, values, class_names, folder / str(len(scans))))
         masks.append(folder / "masks" / name)
-    return Result(folder, embedding.names, tuple(scans), tuple(masks), tuple(failures))
+    return Result(folder, class_names, tuple(scans), tuple(masks), tuple(failures))
 
 
-def _scan(title: str, case: Case, labels: np.ndarray, embedding: TaskEmbedding, stem: Path) -> Scan:
+def _scan(
+    title: str, case: Case, labels: np.ndarray, classes: tuple[int, ...], names: tuple[str, ...], stem: Path
+) -> Scan:
     """Put a case and its labels (both in file order) where the viewers find them: in files that begin with ``stem``."""
     image, spacing_mm = oriented(case, grey(case.image))
     values, _ = oriented(case, labels)
-    index = np.empty(values.shape, np.min_scalar_type(len(embedding.values)))
+    index = np.empty(values.shape, np.min_scalar_type(len(classes)))
     for x, part in enumerate(values):
-        index[x] = np.where(part == 0, 0, np.searchsorted(embedding.values, part) + 1)
+        index[x] = np.where(part == 0, 0, np.searchsorted(classes, part) + 1)
     mapped = []
     for name, array in (("image", image), ("labels", index)):
         file = stem.with_name(f"{stem.name}-{name}.npy")
         np.save(file, np.ascontiguousarray(array))
         mapped.append(np.load(file, mmap_mode="r"))
-    return Scan(title, *mapped, spacing_mm, volumes_ml(labels, embedding, case.spacing_mm))
+    return Scan(title, *mapped, spacing_mm, volumes_ml(labels, classes, names, case.spacing_mm))

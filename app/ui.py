@@ -112,7 +112,8 @@ def build(weights: str = "iris-small", device: str = "auto", sample: bool = Fals
             )
         with gr.Accordion("Options", open=False, elem_id="options"), gr.Row():
             first = next(iter(STRATEGIES))
-            strategy = gr.Dropdown(list(STRATEGIES), label="Strategy", info=explain(first), elem_id="strategy")
+            offered = [name for name in STRATEGIES if name != "memory_bank"]  # the page shows a reference
+            strategy = gr.Dropdown(offered, label="Strategy", info=explain(first), elem_id="strategy")
             grid = gr.Radio(
                 ["auto", "paper"],
                 value="auto",

@@ -73,9 +73,11 @@ def combine(tasks: list[Task], weights: Tensor) -> Task:
 def context_ensemble(embeddings: list[TaskEmbedding]) -> TaskEmbedding:
     """The mean of T over references (paper, section 3.5), each class over those that have it; classes go by name.
 
-    The first MEMORIES spatial memories are kept, one behind the other. The order of the references does not matter
-    beyond that. The working spacing is the geometric mean. Raises InputError where two references give one class two
-    label values, or two classes one value, or where they disagree on intensities or on overlapping regions.
+    MEMORIES spatial memories are kept, one behind the other, those of references that add a class first. The order of
+    the references does not matter beyond that. The working spacing is the geometric mean.
+
+    Raises InputError where two references give one class two label values, or two classes one value, or where they
+    disagree on intensities or on overlapping regions.
     """
     first = embeddings[0]
     if len(embeddings) == 1:
@@ -95,9 +97,11 @@ def context_ensemble(embeddings: list[TaskEmbedding]) -> TaskEmbedding:
         raise InputError(f"every class must have a label value of its own, references give {classes}")
     classes = dict(sorted(classes.items(), key=lambda item: item[1]))
 
+    kept = _memories(embeddings)
+
     def mean(tasks: list[Task]) -> Task:
         full = [_with_classes(task, e.names, tuple(classes)) for task, e in zip(tasks, embeddings, strict=True)]
-        full = [task if i < MEMORIES else task.without_memory() for i, task in enumerate(full)]
+        full = [task if i in kept else task.without_memory() for i, task in enumerate(full)]
         known = torch.tensor([[float(name in e.names) for name in classes] for e in embeddings])
         return combine(full, known.to(first.task.tokens))
 
@@ -113,6 +117,34 @@ def context_ensemble(embeddings: list[TaskEmbedding]) -> TaskEmbedding:
     task = mean([e.task for e in embeddings])
     return TaskEmbedding(
         task, tuple(classes.values()), tuple(classes), spacing, first.scheme, first.overlapping, overviews
+    )
+
+
+def _memories(embeddings: list[TaskEmbedding]) -> set[int]:
+    """Which references keep their spatial memory: at most MEMORIES, chosen so that they show many classes together."""
+    kept: list[int] = []
+    covered: set[str] = set()
+    while len(kept) < min(MEMORIES, len(embeddings)):
+        left = [i for i in range(len(embeddings)) if i not in kept]
+        best = max(left, key=lambda i: (len(set(embeddings[i].names) - covered), -i))
+        kept.append(best)
+        covered |= set(embeddings[best].names)
+    return set(kept)
+
+
+def only(embedding: TaskEmbedding, names: list[str]) -> TaskEmbedding:
+    """Some of an embedding's classes, in the given order."""
+    order = [embedding.names.index(name) for name in names]
+
+    def part(task: Task) -> Task:
+        return _with_classes(task, embedding.names, tuple(names))
+
+    return replace(
+        embedding,
+        task=part(embedding.task),
+        values=tuple(embedding.values[i] for i in order),
+        names=tuple(names),
+        overviews=tuple(replace(o, task=part(o.task)) for o in embedding.overviews),
     )
 
 

@@ -1,4 +1,4 @@
-"""Many queries, one embedding: masks beside a run.json, in a folder."""
+"""Many queries, one plan: masks beside a run.json, in a folder."""
 
 import json
 import sys
@@ -12,6 +12,7 @@ from tqdm import tqdm
 from iris_core.case import Case, InputError
 from iris_core.checkpoint import write_json
 from iris_core.embeddings import TaskEmbedding
+from iris_core.strategies import Plan
 from nnunet_adapters.headers import ending, is_scan
 from nnunet_adapters.images import read_scan, stem, write_mask
 
@@ -50,15 +51,17 @@ def named_outputs(queries: list[Path]) -> dict[str, Path]:
     return names
 
 
-def volumes_ml(labels: np.ndarray, embedding: TaskEmbedding, spacing_mm: np.ndarray) -> dict[str, float]:
+def volumes_ml(
+    labels: np.ndarray, values: tuple[int, ...], names: tuple[str, ...], spacing_mm: np.ndarray
+) -> dict[str, float]:
     """Class name → volume in mL."""
     voxel = float(np.prod(spacing_mm)) / 1000
-    return {n: int((labels == v).sum()) * voxel for v, n in zip(embedding.values, embedding.names, strict=True)}
+    return {name: int((labels == value).sum()) * voxel for value, name in zip(values, names, strict=True)}
 
 
 def segment_queries(
     segment: Callable[[TaskEmbedding, Case], np.ndarray],
-    embedding: TaskEmbedding,
+    plan: Plan,
     queries: list[Path],
     shown: tuple[Path, ...],
     output: Path,
@@ -88,7 +91,9 @@ def segment_queries(
         started = time.perf_counter()
         try:
             case = read_scan(query)
-            labels = segment(embedding, case)
+            chosen = plan(case)
+            task = chosen.embedding
+            labels = segment(task, case)
             write_mask(labels, query, target)
         except (InputError, OSError, MemoryError, RuntimeError) as error:
             message = str(error) if str(query) in str(error) else f"{query}: {error or type(error).__name__}"
@@ -98,7 +103,11 @@ def segment_queries(
         entries[name] = {
             "query": str(query),
             "status": "done",
-            "volumes_ml": volumes_ml(labels, embedding, case.spacing_mm),
+            "classes": dict(zip(map(str, task.values), task.names, strict=True)),
+            "spacing_mm": task.spacing_mm,
+            "intensity": task.scheme,
+            "volumes_ml": volumes_ml(labels, task.values, task.names, case.spacing_mm),
+            **({"notes": chosen.notes} if chosen.notes else {}),
             "seconds": round(time.perf_counter() - started, 3),
         }
         write_json(output / "run.json", report | {"results": entries})

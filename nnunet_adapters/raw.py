@@ -60,6 +60,7 @@ class RawDataset:
             "classes": [asdict(c) for c in self.classes],
             "ignore": self.ignore,
             "images": True,
+            "scheme": self.scheme,
             "cases": self.patients,
             "train": train,
             "val": val,

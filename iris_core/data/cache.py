@@ -2,7 +2,8 @@
 
 cache/
   cache.json             datasets: name → {classes: [{name, value, members}], ignore: value or null, images: whether
-                         it has any, cases: {case: patient}, train: [case …], val: [case …]}
+                         it has any, scheme: of their intensities, cases: {case: patient}, train: [case …],
+                         val: [case …]}
   <dataset>/<case>.npz   image float16 (not of a label map alone), labels uint8 or int32, spacing_mm (3,),
                          source: what it was made from
 """
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from iris_core.case import Case, InputError
+from iris_core.case import Case, InputError, LabelClass
 from iris_core.checkpoint import write_atomically, write_json
 from iris_core.geometry import choose_spacing, coarsen, oriented
 from iris_core.intensity import normalise
@@ -76,6 +77,19 @@ def read_case(path: Path) -> CachedCase:
         image = stored.get("image")
         spacing_mm = tuple(float(s) for s in stored["spacing_mm"])
         return CachedCase(stored["labels"], spacing_mm, None if image is None else image.astype(np.float32))
+
+
+def class_spacings(cache: Path, name: str, dataset: dict, window: int) -> dict[str, float]:
+    """Class name → working spacing in mm that suits it, the geometric mean over training cases that show it."""
+    found: dict[str, list[float]] = {}
+    for case in dataset["train"]:
+        cached = read_case(cache / name / f"{case}.npz")
+        values = set(np.unique(cached.labels).tolist())
+        for c in (LabelClass(**c) for c in dataset["classes"]):
+            if values.intersection(c.members):
+                mask = c.mask(cached.labels)
+                found.setdefault(c.name, []).append(choose_spacing([mask], cached.spacing_mm, window))
+    return {key: float(np.exp(np.mean(np.log(spacings)))) for key, spacings in found.items()}
 
 
 def read_index(cache: Path) -> dict[str, dict]:

@@ -11,6 +11,7 @@ from iris_core.case import Case, LabelClass
 from iris_core.evaluation.metrics import dice
 from iris_core.inference import segment
 from iris_core.model.iris import Iris
+from iris_core.strategies import Given
 from iris_core.strategies.one_shot import one_shot
 
 
@@ -57,7 +58,7 @@ def evaluate_one_shot(
         if not classes:
             yield Score(query, reference, {}, 0.0)
             continue
-        embedding = one_shot(model, [shown], grid, scheme)
+        embedding = one_shot(Given(model, [shown], grid=grid, scheme=scheme))(asked).embedding
         started = time.perf_counter()
         predicted = segment(model, embedding, asked)
         seconds = time.perf_counter() - started

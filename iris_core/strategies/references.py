@@ -1,7 +1,8 @@
 """References → task embeddings: working spacing, intensity scheme, windows. What all strategies share."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from iris_core.geometry import (
 )
 from iris_core.intensity import detect_scheme, normalise
 from iris_core.model.iris import Iris, precision
-from iris_core.model.task_encoder import Task
+from iris_core.strategies.base import Given
 
 PAPER_SPACING_MM = 1.5
 OVERVIEWS = (2, 4)  # × the working spacing. Ours
@@ -52,6 +53,25 @@ def shared_scale(
     return (geometric_mean(spacings) if spacings else PAPER_SPACING_MM), next(iter(schemes))
 
 
+def encode_all(given: Given) -> list[TaskEmbedding]:
+    """Every reference, at one working spacing and with one intensity scheme."""
+    spacing_mm, scheme = shared_scale(given.model, given.references, given.grid, given.scheme)
+    embeddings = []
+    for reference in given.references:
+        given.progress(len(embeddings), len(given.references))
+        embeddings.append(encode(given.model, reference, spacing_mm, scheme, given.grid == "auto"))
+    return embeddings
+
+
+@dataclass(frozen=True)
+class ReferenceWindow:
+    """image (1, 1, x, y, z), masks (1, K, x, y, z) and box (1, 2, 3), on the model's device."""
+
+    image: Tensor
+    masks: Tensor
+    box: Tensor
+
+
 @torch.inference_mode()
 def encode(model: Iris, reference: Case, spacing_mm: float, scheme: str, overviews: bool) -> TaskEmbedding:
     """T of every class that a reference shows, at a working spacing; with ``overviews`` at coarser ones too.
@@ -59,43 +79,44 @@ def encode(model: Iris, reference: Case, spacing_mm: float, scheme: str, overvie
     A mask larger than a window is encoded window by window (no overlap) and averaged by each class's volume in them.
     """
     classes = reference.present()
-    image, voxel_mm = oriented(reference, normalise(reference.image, scheme))
-    labels, _ = oriented(reference, reference.labels)
-    volume = torch.from_numpy(np.ascontiguousarray(image))
-    masks = [torch.from_numpy(c.mask(labels).astype(np.float32)) for c in classes]
     coarser = [spacing_mm * step for step in OVERVIEWS] if overviews else []
+    tasks = []
+    for working_mm in (spacing_mm, *coarser):
+        parts, weights = [], []
+        for window in reference_windows(model, reference, working_mm, scheme):
+            with precision(window.image.device):
+                parts.append(model.encode_task(model.encode_image(window.image), window.masks, window.box))
+            weights.append(window.masks[0].sum((1, 2, 3)))
+        tasks.append(combine(parts, torch.stack(weights)).map(lambda t: t.half().float()))  # as a task file keeps it
     return TaskEmbedding(
-        task=_encode(model, volume, masks, voxel_mm, spacing_mm),
+        task=tasks[0],
         values=tuple(c.value for c in classes),
         names=tuple(c.name for c in classes),
         spacing_mm=spacing_mm,
         scheme=scheme,
         overlapping=any(len(c.members) > 1 for c in classes),
-        overviews=tuple(Overview(_encode(model, volume, masks, voxel_mm, mm), mm) for mm in coarser),
+        overviews=tuple(Overview(task, mm) for task, mm in zip(tasks[1:], coarser, strict=True)),
     )
 
 
-def _encode(model: Iris, image: Tensor, masks: list[Tensor], spacing_mm: tuple[float, ...], working_mm: float) -> Task:
-    """T of K classes at one working spacing: from one window, or the mean of several."""
-    grid = WorkingGrid(tuple(image.shape), spacing_mm, working_mm)
-    shown = torch.stack(masks).any(0).numpy()
-    size = (np.diff(extent(shown), axis=0)[0] * spacing_mm / working_mm).clip(max=grid.working_shape)
+def reference_windows(model: Iris, reference: Case, working_mm: float, scheme: str) -> Iterator[ReferenceWindow]:
+    """The windows that hold what a reference shows: one around it, or several side by side if it is larger."""
+    image, voxel_mm = oriented(reference, normalise(reference.image, scheme))
+    labels, _ = oriented(reference, reference.labels)
+    masks = [c.mask(labels) for c in reference.present()]
+    volumes = [np.ascontiguousarray(image), *(mask.astype(np.float32) for mask in masks)]
+    grid = WorkingGrid(labels.shape, voxel_mm, working_mm)
+    shown = np.any(masks, 0)
+    size = (np.diff(extent(shown), axis=0)[0] * voxel_mm / working_mm).clip(max=grid.working_shape)
     window, multiple = model.config.window, model.config.multiple
     lengths = [n if across <= window else math.ceil(across) for n, across in zip(grid.working_shape, size, strict=True)]
     shape = window_shapes(grid.working_shape, lengths, window, multiple)
     device = next(model.parameters()).device
-    tasks, weights = [], []
     for start in _windows(shown, grid, shape):
         matrices = grid.window_matrices(start, shape)
-        cut = torch.stack([apply_matrices(volume, matrices) for volume in (image, *masks)])[None].to(device)
-        inside = cut[:, 1:]
-        if not inside.any():
-            continue
-        with precision(device):
-            box = grid.box(start, shape)[None].to(device)
-            tasks.append(model.encode_task(model.encode_image(cut[:, :1]), inside, box))
-        weights.append(inside[0].sum((1, 2, 3)))
-    return combine(tasks, torch.stack(weights)).map(lambda t: t.half().float())  # as a task file keeps it
+        cut = torch.stack([apply_matrices(torch.from_numpy(v), matrices) for v in volumes])[None].to(device)
+        if cut[:, 1:].any():
+            yield ReferenceWindow(cut[:, :1], cut[:, 1:], grid.box(start, shape)[None].to(device))
 
 
 def _windows(mask: np.ndarray, grid: WorkingGrid, shape: tuple[int, ...]) -> list[tuple[int, ...]]:

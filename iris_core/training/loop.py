@@ -20,13 +20,13 @@ from tqdm import tqdm
 
 from iris_core import checkpoint
 from iris_core.case import Case, InputError, LabelClass
-from iris_core.data.cache import read_case
+from iris_core.data.cache import class_spacings, read_case
 from iris_core.data.episodes import Episode, EpisodeDataset
 from iris_core.embeddings import MemoryBank
 from iris_core.evaluation.protocol import draw_pairs, evaluate_one_shot, summarise
 from iris_core.model.iris import Iris, IrisConfig, precision, upsample
+from iris_core.model.losses import matching_loss, segmentation_loss
 from iris_core.model.task_encoder import Task
-from iris_core.training.losses import matching_loss, segmentation_loss
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def train(
     bank, iteration, elapsed = MemoryBank(), 0, 0.0
     if resume and state_file.exists():
         bank, iteration, elapsed = _restore(state_file, model, optimiser, config, index, device)
-    log = _Log(output, iteration)
+    log, seen = _Log(output, iteration), _seen(cache, index, model_config.window)
     episodes = EpisodeDataset(cache, index, model.config, config.seed, config.synthetic)
     loader = iter(_loader(episodes, config, iteration))
     pool = _pool(device)
@@ -117,7 +117,7 @@ def train(
             log.write(iteration, loss=loss, rate=rate)
             if iteration % config.validate_every == 0:
                 log.write(iteration, **_validate(model, cache, index, config))
-                checkpoint.save(output, model, bank, _record(index, config, iteration, elapsed))
+                checkpoint.save(output, model, bank, _record(seen, config, iteration, elapsed))
             if iteration % config.save_every == 0:
                 _save(state_file, model, optimiser, bank, iteration, time.monotonic() - started, config, index)
     finally:
@@ -126,7 +126,7 @@ def train(
         bar.close()
         log.close()
     _save(state_file, model, optimiser, bank, iteration, time.monotonic() - started, config, index)
-    checkpoint.save(output, model, bank, _record(index, config, iteration, time.monotonic() - started))
+    checkpoint.save(output, model, bank, _record(seen, config, iteration, time.monotonic() - started))
     if stop.received:
         raise KeyboardInterrupt(f"interrupted after {iteration} iterations; --resume goes on")
 
@@ -291,17 +291,20 @@ def _validate(model: Iris, cache: Path, index: dict[str, dict], config: TrainCon
     return report
 
 
-def _record(index: dict[str, dict], config: TrainConfig, iteration: int, elapsed: float) -> dict:
-    """What the weights saw: kept beside them, so that an evaluation can tell seen from unseen."""
-    return {
-        "datasets": {
-            name: {k: d[k] for k in ("train", "val")} | {"classes": [c["name"] for c in d["classes"]]}
-            for name, d in index.items()
-        },
-        "config": asdict(config),
-        "iterations": iteration,
-        "seconds": round(elapsed),
-    }
+def _seen(cache: Path, index: dict[str, dict], window: int) -> dict[str, dict]:
+    """What the weights see: kept beside them, so that an evaluation can tell seen from unseen, and the memory bank
+    knows at which spacing and with which intensities its classes were learnt."""
+    seen = {}
+    for name, dataset in index.items():
+        seen[name] = {key: dataset[key] for key in ("train", "val")}
+        if dataset["images"]:
+            spacings = class_spacings(cache, name, dataset, window)
+            seen[name] |= {"classes": spacings, "scheme": dataset["scheme"]}
+    return seen
+
+
+def _record(seen: dict[str, dict], config: TrainConfig, iteration: int, elapsed: float) -> dict:
+    return {"datasets": seen, "config": asdict(config), "iterations": iteration, "seconds": round(elapsed)}
 
 
 class _StopSignal:

@@ -1,5 +1,6 @@
 """Every strategy makes a TaskEmbedding that decodes; what holds for one holds for all."""
 
+import importlib
 from dataclasses import fields, replace
 
 import nibabel
@@ -9,11 +10,19 @@ import torch
 from conftest import ball
 
 from iris_core.case import Case, InputError, plain_classes
-from iris_core.embeddings import TaskEmbedding, context_ensemble
+from iris_core.embeddings import MemoryBank, TaskEmbedding, context_ensemble
 from iris_core.inference import segment
 from iris_core.model.task_encoder import Task
-from iris_core.strategies import STRATEGIES
+from iris_core.strategies import STRATEGIES, Given, Options
 from iris_core.strategies.references import encode, shared_scale
+
+WITH_REFERENCES = [name for name in STRATEGIES if name != "memory_bank"]
+
+
+def task(strategy, model, references, grid="auto", query=None, **options) -> TaskEmbedding:
+    """The embedding that a strategy makes for a query, by default the first reference's image."""
+    given = Given(model, references, grid=grid, options=Options(**options))
+    return STRATEGIES[strategy](given)(query or references[0]).embedding
 
 
 def case_of(labels, spacing=(1.0, 1.0, 1.0), name="case") -> Case:
@@ -29,10 +38,10 @@ def reference() -> Case:
     return case_of(labels)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", WITH_REFERENCES)
 @pytest.mark.parametrize("grid", ["auto", "paper"])
 def test_values_names_and_grid_come_through(strategy, grid, tiny, reference):
-    embedding = STRATEGIES[strategy](tiny, [reference], grid)
+    embedding = task(strategy, tiny, [reference], grid)
     assert embedding.values == (7, 40)
     assert embedding.names == ("class 7", "class 40")
     assert embedding.spacing_mm == (1.5 if grid == "paper" else pytest.approx(1.0))
@@ -42,17 +51,17 @@ def test_values_names_and_grid_come_through(strategy, grid, tiny, reference):
     assert set(np.unique(labels)) <= {0, 7, 40}
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", WITH_REFERENCES)
 def test_the_same_input_gives_the_same_bits(strategy, tiny, reference):
-    first, second = (STRATEGIES[strategy](tiny, [reference]) for _ in range(2))
+    first, second = (task(strategy, tiny, [reference]) for _ in range(2))
     assert torch.equal(first.task.tokens, second.task.tokens)
     assert (segment(tiny, first, reference) == segment(tiny, second, reference)).all()
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", WITH_REFERENCES)
 def test_a_query_in_another_orientation_gives_the_same_anatomy(strategy, tiny, reference):
     """The result follows the query's own axes: reorienting the file reorients the mask and nothing else."""
-    embedding = STRATEGIES[strategy](tiny, [reference])
+    embedding = task(strategy, tiny, [reference])
     straight = segment(tiny, embedding, reference)
     image = nibabel.Nifti1Image(reference.image, reference.affine)
     turned = image.as_reoriented(
@@ -65,10 +74,10 @@ def test_a_query_in_another_orientation_gives_the_same_anatomy(strategy, tiny, r
     assert (np.asarray(back.dataobj) == straight).mean() > 0.999
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", WITH_REFERENCES)
 def test_an_empty_reference_is_refused(strategy, tiny):
     with pytest.raises(InputError, match="at least one class"):
-        STRATEGIES[strategy](tiny, [case_of(np.zeros((8, 8, 8), np.int32))])
+        task(strategy, tiny, [case_of(np.zeros((8, 8, 8), np.int32))])
 
 
 def same(first, second, atol=1e-5) -> bool:
@@ -86,20 +95,20 @@ def references(reference) -> list[Case]:
 
 
 def test_an_ensemble_of_one_is_one_shot(tiny, reference):
-    one, ensemble = (STRATEGIES[name](tiny, [reference]) for name in ("one_shot", "ensemble"))
+    one, ensemble = (task(name, tiny, [reference]) for name in ("one_shot", "ensemble"))
     assert same(one, ensemble, atol=0)
     assert one.spacing_mm == ensemble.spacing_mm
 
 
 def test_an_ensemble_of_the_same_reference_decodes_as_one(tiny, reference):
-    one, twice = STRATEGIES["one_shot"](tiny, [reference]), STRATEGIES["ensemble"](tiny, [reference, reference])
+    one, twice = task("one_shot", tiny, [reference]), task("ensemble", tiny, [reference, reference])
     assert torch.allclose(one.task.tokens, twice.task.tokens, atol=1e-5)
     labels = [segment(tiny, embedding, reference) for embedding in (one, twice)]
     assert (labels[0] == labels[1]).mean() > 0.999
 
 
 def test_the_order_of_references_does_not_matter(tiny, references):
-    there, back = (STRATEGIES["ensemble"](tiny, r) for r in (references, references[::-1]))
+    there, back = (task("ensemble", tiny, r) for r in (references, references[::-1]))
     assert there.values == back.values == (7, 40)
     for part in ("tokens", "prototypes", "location"):
         assert torch.allclose(getattr(there.task, part), getattr(back.task, part), atol=1e-5), part
@@ -110,7 +119,7 @@ def test_the_order_of_references_does_not_matter(tiny, references):
 def test_a_class_is_averaged_over_the_references_that_have_it(tiny, references):
     spacing_mm, scheme = shared_scale(tiny, references)
     each = [encode(tiny, r, spacing_mm, scheme, overviews=True) for r in references]
-    joined = STRATEGIES["ensemble"](tiny, references)
+    joined = task("ensemble", tiny, references)
     expected = (each[0].task.tokens[:, 0] + each[2].task.tokens[:, 0]) / 2
     assert torch.allclose(joined.task.tokens[:, 0], expected, atol=1e-5)
     expected = (each[1].task.tokens[:, 0] + each[2].task.tokens[:, 1]) / 2
@@ -133,6 +142,81 @@ def test_a_reference_that_lacks_a_class_says_nothing_of_it(tiny, references):
     assert torch.allclose(joined, single, atol=0.02)
 
 
+def test_retrieval_from_a_pool_of_one_is_one_shot(tiny, reference):
+    one = task("one_shot", tiny, [reference])
+    for name in ("retrieval", "image_retrieval"):
+        assert same(one, task(name, tiny, [reference]), atol=0)
+
+
+def test_image_retrieval_takes_the_reference_that_is_the_query(tiny, references):
+    """Top 1 of a pool that holds the query's own image is that image."""
+    given = Given(tiny, references, options=Options(top_k=1))
+    for reference in references:
+        chosen = STRATEGIES["image_retrieval"](given)(reference)
+        assert all(note.startswith(reference.name) for note in chosen.notes.values())
+
+
+def test_retrieval_says_what_it_chose_and_why(tiny, references):
+    chosen = STRATEGIES["retrieval"](Given(tiny, references, options=Options(top_k=1)))(references[2])
+    assert set(chosen.notes) == set(chosen.embedding.names) == {"class 7", "class 40"}
+    names = [r.name for r in references]
+    for note in chosen.notes.values():
+        assert note.split(" (")[0] in names or note.startswith("not found by the first pass: all 2 references")
+
+
+def test_retrieval_falls_back_to_all_references_where_nothing_is_found(tiny, references, monkeypatch):
+    retrieval = importlib.import_module("iris_core.strategies.retrieval")
+    monkeypatch.setattr(retrieval, "segment", lambda model, embedding, query: np.zeros(query.image.shape, np.int32))
+    chosen = STRATEGIES["retrieval"](Given(tiny, references))(references[0])
+    assert all("not found" in note for note in chosen.notes.values())
+    assert same(chosen.embedding, task("ensemble", tiny, references), atol=1e-5)
+
+
+def test_tuning_with_no_steps_is_its_start(tiny, references):
+    for given in ([references[2]], references):
+        start = task("one_shot" if len(given) == 1 else "ensemble", tiny, given)
+        assert same(start, task("tuning", tiny, given, steps=0), atol=0)
+
+
+def test_tuning_lowers_the_loss_on_its_reference_and_moves_nothing_else(tiny, reference):
+    from iris_core.strategies.tuning import _lessons, _loss
+
+    before = {name: value.clone() for name, value in tiny.state_dict().items()}
+    start, tuned = task("one_shot", tiny, [reference]), task("tuning", tiny, [reference], steps=15)
+    given = Given(tiny, [reference])
+    lessons = _lessons(given, start, 0)
+    with torch.no_grad():
+        assert _loss(given, tuned.task, lessons) < _loss(given, start.task, lessons) - 0.01
+    assert torch.equal(start.task.memory_keys, tuned.task.memory_keys)
+    assert all(torch.equal(before[name], value) for name, value in tiny.state_dict().items())
+
+
+def test_the_memory_bank_decodes_what_it_holds(tiny, reference):
+    shown = task("one_shot", tiny, [reference])
+    bank = MemoryBank()
+    bank.update(["D/a", "D/b"], shown.task)
+    training = {"datasets": {"D": {"classes": {"a": shown.spacing_mm, "b": shown.spacing_mm}, "scheme": shown.scheme}}}
+    known = STRATEGIES["memory_bank"](Given(tiny, classes=("D/b", "D/a"), bank=bank, training=training))
+    embedding = known(reference).embedding
+    assert embedding.names == ("D/b", "D/a") and embedding.values == (1, 2)
+    bare = replace(shown, task=shown.task.without_memory(), overviews=())
+    direct, through = segment(tiny, bare, reference), segment(tiny, embedding, reference)
+    renamed = np.select([through == 2, through == 1], [7, 40], 0)
+    assert (direct == renamed).mean() > 0.999
+
+
+def test_the_memory_bank_refuses_what_it_does_not_know(tiny):
+    for classes in ((), ("D/a",)):
+        with pytest.raises(InputError, match="iris classes"):
+            STRATEGIES["memory_bank"](Given(tiny, classes=classes))
+
+
+@pytest.mark.parametrize("strategy", WITH_REFERENCES)
+def test_a_strategy_without_references_is_refused(strategy, tiny):
+    with pytest.raises(InputError, match="reference"):
+        STRATEGIES[strategy](Given(tiny))
+
+
 def test_references_that_contradict_each_other_are_refused(reference):
     one = TaskEmbedding(Task.compact(*[torch.zeros(1, 1, 1)] * 3), (1,), ("liver",), 1.0, "ct")
     for other in (replace(one, values=(2,)), replace(one, names=("spleen",)), replace(one, scheme="percentile")):
@@ -143,7 +227,7 @@ def test_references_that_contradict_each_other_are_refused(reference):
 def test_a_mask_larger_than_a_window_is_encoded_in_windows(tiny):
     labels = np.zeros((80, 20, 20), np.int32)
     labels[5:75, 5:15, 5:15] = 1
-    embedding = STRATEGIES["one_shot"](tiny, [case_of(labels, (1.5, 1.5, 1.5))], "paper")
+    embedding = task("one_shot", tiny, [case_of(labels, (1.5, 1.5, 1.5))], "paper")
     assert embedding.task.memory_keys.shape[1] == embedding.task.memory_masks.shape[2] > 0
     assert embedding.task.location[0, 0, 0] == pytest.approx(1.0)
     assert abs(float(embedding.task.location[0, 0, 1])) < 0.05  # the mask is centred along x

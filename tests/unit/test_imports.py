@@ -29,8 +29,8 @@ LAYERS = [
     "embeddings",
     "checkpoint",
     "task_file",
-    "strategies",
     "inference",
+    "strategies",  # after inference: retrieval's first pass segments the query
     "evaluation",
     "data",
     "training",

@@ -1,0 +1,63 @@
+"""What every strategy takes and gives."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from iris_core.case import Case, InputError
+from iris_core.embeddings import MemoryBank, TaskEmbedding
+from iris_core.model.iris import Iris
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings of strategies; each takes what concerns it.
+
+    top_k: references that retrieval averages for a class. seed: of retrieval's first reference. steps, rate: of
+    in-context tuning (Adam). Ours, the paper has none of them.
+    """
+
+    top_k: int = 3
+    seed: int = 0
+    steps: int = 40
+    rate: float = 0.01
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a strategy may draw on.
+
+    references: cases with labels. classes: 'Dataset/class' that the weights know, for the memory bank. grid: 'auto'
+    chooses the working spacing from the references, 'paper' is 1.5 mm. scheme: of the intensities, None detects it.
+    progress: called with steps done and all, by strategies that take long before the first query.
+    """
+
+    model: Iris
+    references: Sequence[Case] = ()
+    classes: Sequence[str] = ()
+    bank: MemoryBank = field(default_factory=MemoryBank)
+    training: dict = field(default_factory=dict)
+    grid: str = "auto"
+    scheme: str | None = None
+    options: Options = Options()
+    progress: Callable[[int, int], None] = lambda done, of: None
+
+    def require_references(self, strategy: str) -> None:
+        if not self.references:
+            raise InputError(f"{strategy} needs at least one reference with its mask, got none")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """T for one query. notes: class name → what a person should know of its choice; empty for most strategies."""
+
+    embedding: TaskEmbedding
+    notes: dict[str, str] = field(default_factory=dict)
+
+
+Plan = Callable[[Case], Chosen]  # a query → T
+Strategy = Callable[[Given], Plan]
+
+
+def always(embedding: TaskEmbedding) -> Plan:
+    """The plan of a strategy that does not look at the query."""
+    return lambda query: Chosen(embedding)

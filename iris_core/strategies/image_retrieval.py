@@ -1,0 +1,49 @@
+"""The references whose image as a whole is most like the query: the baseline of object-level retrieval (paper)."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from iris_core.case import Case
+from iris_core.embeddings import context_ensemble
+from iris_core.geometry import WorkingGrid, apply_matrices, oriented, window_shape
+from iris_core.intensity import normalise
+from iris_core.model.iris import Iris, precision
+from iris_core.strategies.base import Chosen, Given, Plan
+from iris_core.strategies.references import encode_all
+
+
+def image_retrieval(given: Given) -> Plan:
+    """All classes from the same references, nearest by the cosine of one descriptor an image."""
+    given.require_references("image_retrieval")
+    pool = encode_all(given)
+    scheme = pool[0].scheme
+    known = torch.stack([descriptor(given.model, reference, scheme) for reference in given.references])
+
+    def plan(query: Case) -> Chosen:
+        if len(pool) == 1:
+            return Chosen(pool[0], {name: given.references[0].name for name in pool[0].names})
+        centre = known.mean(0)
+        near = F.cosine_similarity((descriptor(given.model, query, scheme) - centre)[None], known - centre)
+        best = near.argsort(descending=True)[: given.options.top_k].tolist()
+        chosen = context_ensemble([pool[i] for i in best])
+        note = ", ".join(f"{given.references[i].name} ({near[i]:.3f})" for i in best)
+        return Chosen(chosen, dict.fromkeys(chosen.names, note))
+
+    return plan
+
+
+@torch.inference_mode()
+def descriptor(model: Iris, case: Case, scheme: str) -> Tensor:
+    """(C,): the mean of the encoder's bottleneck over the whole field of view, seen in one window."""
+    image, spacing_mm = oriented(case, normalise(case.image, scheme))
+    extent_mm = np.array(image.shape) * spacing_mm
+    grid = WorkingGrid(image.shape, spacing_mm, max(float(extent_mm.max()) / model.config.window, min(spacing_mm)))
+    shape = window_shape(grid.working_shape, model.config.window, model.config.multiple)
+    start = tuple(-((s - n) // 2) for s, n in zip(shape, grid.working_shape, strict=True))
+    volume = torch.from_numpy(np.ascontiguousarray(image))
+    device = next(model.parameters()).device
+    cut = apply_matrices(volume, grid.window_matrices(start, shape))[None, None].to(device)
+    with precision(device):
+        return model.encode_image(cut).bottleneck.float().mean((0, 2, 3, 4)).cpu()

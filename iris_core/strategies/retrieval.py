@@ -1,0 +1,62 @@
+"""For each structure of the query, the references whose structure is most like it (paper, section 3.5)."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from iris_core.case import Case, LabelClass
+from iris_core.embeddings import TaskEmbedding, context_ensemble, only
+from iris_core.inference import segment
+from iris_core.strategies.base import Chosen, Given, Plan
+from iris_core.strategies.references import encode, encode_all
+
+
+def retrieval(given: Given) -> Plan:
+    """Object-level retrieval: segment the query with one reference, drawn at random; re-encode what was found; for
+    each class on its own take the references nearest by cosine, and decode with their mean.
+
+    A class that the first pass did not find takes all references that have it, and the notes say so.
+    """
+    given.require_references("retrieval")
+    pool = encode_all(given)
+    first = pool[np.random.default_rng(given.options.seed).integers(len(pool))]
+    everything = context_ensemble(pool)
+
+    def plan(query: Case) -> Chosen:
+        if len(pool) == 1:
+            return Chosen(pool[0], {name: f"{given.references[0].name}" for name in pool[0].names})
+        found = _seen_again(given, first, query)
+        wanted: dict[int, list[str]] = {}
+        notes = {}
+        for name in everything.names:
+            having = [i for i, embedding in enumerate(pool) if name in embedding.names]
+            if found is not None and name in found.names:
+                near = _cosine(found, [pool[i] for i in having], name)
+                best = near.argsort(descending=True)[: given.options.top_k].tolist()
+                notes[name] = ", ".join(f"{given.references[having[i]].name} ({near[i]:.3f})" for i in best)
+                having = [having[i] for i in best]
+            else:
+                notes[name] = f"not found by the first pass: all {len(having)} references"
+            for i in having:
+                wanted.setdefault(i, []).append(name)
+        return Chosen(context_ensemble([only(pool[i], names) for i, names in sorted(wanted.items())]), notes)
+
+    return plan
+
+
+def _seen_again(given: Given, first: TaskEmbedding, query: Case) -> TaskEmbedding | None:
+    """T of what the first pass finds in the query; None if it finds nothing."""
+    labels = segment(given.model, first, query)
+    classes = tuple(LabelClass(n, v, (v,)) for n, v in zip(first.names, first.values, strict=True))
+    shown = replace(query, labels=labels, classes=classes, ignore=None)
+    return encode(given.model, shown, first.spacing_mm, first.scheme, False) if shown.present() else None
+
+
+def _cosine(query: TaskEmbedding, pool: list[TaskEmbedding], name: str) -> Tensor:
+    """Similarity of one class's T between the query and each reference, around the mean of the references."""
+    vectors = torch.stack([e.task.tokens[0, e.names.index(name)].flatten() for e in (query, *pool)])
+    vectors = vectors - vectors[1:].mean(0) if len(pool) > 1 else vectors
+    return F.cosine_similarity(vectors[:1], vectors[1:])
