@@ -1,20 +1,29 @@
 """One-shot Dice on datasets that a model was not trained on: what its weights do on a stranger's scan.
 
-    python benchmarks/leave_out.py --output runs/leave_out [--minutes 10] [--seeds 0 1] [-- options of iris train]
+    python benchmarks/leave_out.py --output runs/leave_out [--minutes 8] [--seeds 0 1] [--synthetic 0.6]
+                                   [--off correspondence …] [--window 64]
 
-Trains every model of MODELS (or takes those that are there), evaluates each on the sets it never saw, prints a table.
-Sets are left out in two groups, so that two models a seed cover them all: each saw neither the set nor the others of
-its group. Painted brains are maps that no model painted in training.
+Trains the models of MODELS from random weights (or takes those that are in --output; a run that was interrupted goes
+on), evaluates each on the sets it never saw, and prints a table. Sets are left out in two groups, so that two models a
+seed cover them all: each saw neither the set nor the others of its group. Painted brains are maps that no model
+painted in training. Models are the preset `small` with a smaller window, so that minutes tell something.
 """
 
 import argparse
 import json
-import subprocess
-import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from held_out import BRAIN_TEST, LABEL_MAPS, SETS, held_out
+from tqdm import tqdm
+
+from app.service import Service
+from iris_core.case import Case
+from iris_core.model.iris import PRESETS, IrisConfig
+from iris_core.training.loop import TrainConfig, train
+from nnunet_adapters.raw import prepare_training
 
 MODELS = {  # datasets trained on, sets tested
     "A": (("101", "102", "105"), ("hippocampus", "torso CT-MR", "lesion", "painted brain")),
@@ -22,26 +31,29 @@ MODELS = {  # datasets trained on, sets tested
 }
 
 
-def trained(model: str, seed: int, minutes: float, output: Path, extra: list[str]) -> Path:
+def training_maps(output: Path) -> Path:
+    """A folder with the brain maps that are not tested on."""
+    folder = output / "label_maps" / "brain"
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in LABEL_MAPS.glob("*.nii.gz"):
+        if not any(path.name == f"training_seg_{n}.nii.gz" for n in BRAIN_TEST) and not (folder / path.name).exists():
+            (folder / path.name).symlink_to(path.resolve())
+    return folder
+
+
+def trained(
+    model: str, seed: int, output: Path, config: TrainConfig, shape: IrisConfig, cache: Path, raw_data: Path | None
+) -> Path:
     folder = output / f"{model}{seed}"
-    if not (folder / "model.safetensors").exists():
-        maps = output / "label_maps" / "brain"
-        maps.mkdir(parents=True, exist_ok=True)
-        for path in LABEL_MAPS.glob("*.nii.gz"):
-            link = maps / path.name
-            if not any(path.name == f"training_seg_{n}.nii.gz" for n in BRAIN_TEST) and not link.exists():
-                link.symlink_to(path.resolve())
-        command = [sys.executable, "-m", "app.cli", "train", "--datasets", *MODELS[model][0], "--seed", str(seed)]
-        command += ["--minutes", str(minutes), "--validate-every", str(10**9), "--output", str(folder)]
-        command += ["--cache", str(output / "cache"), "--splits", str(output / "splits"), "--label-maps", str(maps)]
-        subprocess.run([*command, *extra], check=True)
+    if not (folder / "done").exists():
+        maps, splits = (training_maps(cache),), cache / "splits"
+        index = prepare_training(MODELS[model][0], maps, raw_data, 0, splits, cache, lambda work: tqdm(work, "cache"))
+        train(cache, index, folder, shape, replace(config, seed=seed), torch.device("cpu"), resume=folder.exists())
+        (folder / "done").touch()
     return folder
 
 
 def evaluated(folder: Path, sets: tuple[str, ...], raw_data: Path | None) -> dict[str, list[float]]:
-    from app.service import Service
-    from iris_core.case import Case
-
     service, scores = Service(str(folder)), {}
     for name in sets:
         path = folder / f"{name.replace(' ', '_')}.json"
@@ -58,14 +70,23 @@ def evaluated(folder: Path, sets: tuple[str, ...], raw_data: Path | None) -> dic
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--minutes", type=float, default=8)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--synthetic", type=float, default=TrainConfig.synthetic)
+    parser.add_argument("--off", nargs="*", default=[], help="switches of IrisConfig to turn off")
+    parser.add_argument("--window", type=int, default=64)
+    parser.add_argument("--cache", type=Path, help="shared by several outputs; default OUTPUT/cache")
     parser.add_argument("--raw-data", type=Path)
-    arguments, extra = parser.parse_known_args()
+    arguments = parser.parse_args()
+    config = TrainConfig(
+        iterations=10**9, minutes=arguments.minutes, synthetic=arguments.synthetic, workers=1, validate_every=10**9
+    )
+    shape = replace(PRESETS["small"], window=arguments.window, **dict.fromkeys(arguments.off, False))
     results = {name: {} for name in SETS}
     for seed in arguments.seeds:
         for model, (_, sets) in MODELS.items():
-            folder = trained(model, seed, arguments.minutes, arguments.output, [e for e in extra if e != "--"])
+            cache = arguments.cache or arguments.output / "cache"
+            folder = trained(model, seed, arguments.output, config, shape, cache, arguments.raw_data)
             for name, scores in evaluated(folder, sets, arguments.raw_data).items():
                 results[name][seed] = float(np.mean(scores))
     print("one-shot Dice" + "".join(f"  seed {s}" for s in arguments.seeds) + "    mean")

@@ -4,7 +4,9 @@ import csv
 import json
 import signal
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -81,7 +83,6 @@ def train(
     log, seen = _Log(output, iteration), _seen(cache, index, model_config.window)
     episodes = EpisodeDataset(cache, index, model.config, config.seed, config.synthetic)
     loader = iter(_loader(episodes, config, iteration))
-    pool = _pool(device)
     stop = _StopSignal()
     started = time.monotonic() - elapsed
     bar = tqdm(
@@ -93,36 +94,36 @@ def train(
     )
 
     try:
-        while iteration < config.iterations:
-            elapsed = time.monotonic() - started
-            progress = elapsed / 60 / config.minutes if config.minutes else iteration / config.iterations
-            if progress >= 1 or stop.received:
-                break
-            rate = _learning_rate(config, iteration, progress)
-            for group in optimiser.param_groups:
-                group["lr"] = rate
-            learnt = list(pool.map(partial(_learn, model, device), [next(loader) for _ in range(config.batch)]))
-            for episode, task, _, _ in learnt:
-                bank.update(episode.keys, task)
-            loss = sum(value for _, _, value, _ in learnt) / config.batch
-            _average_gradients(model, [gradients for _, _, _, gradients in learnt], config.clip)
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-            iteration += 1
+        with _side_by_side(device) as pool:
+            while iteration < config.iterations:
+                elapsed = time.monotonic() - started
+                progress = elapsed / 60 / config.minutes if config.minutes else iteration / config.iterations
+                if progress >= 1 or stop.received:
+                    break
+                rate = _learning_rate(config, iteration, progress)
+                for group in optimiser.param_groups:
+                    group["lr"] = rate
+                learnt = list(pool.map(partial(_learn, model, device), [next(loader) for _ in range(config.batch)]))
+                for episode, task, _, _ in learnt:
+                    bank.update(episode.keys, task)
+                loss = sum(value for _, _, value, _ in learnt) / config.batch
+                _average_gradients(model, [gradients for _, _, _, gradients in learnt], config.clip)
+                optimiser.step()
+                optimiser.zero_grad(set_to_none=True)
+                iteration += 1
 
-            bar.update()
-            speed = config.batch * iteration / (time.monotonic() - started)
-            left = f", {config.minutes - elapsed / 60:.0f} min left" if config.minutes else ""
-            bar.set_postfix_str(f"loss {loss:.3f}, {speed:.1f} episodes/s{left}")
-            log.write(iteration, loss=loss, rate=rate)
-            if iteration % config.validate_every == 0:
-                log.write(iteration, **_validate(model, cache, index, config))
-                checkpoint.save(output, model, bank, _record(seen, config, iteration, elapsed))
-            if iteration % config.save_every == 0:
-                _save(state_file, model, optimiser, bank, iteration, time.monotonic() - started, config, index)
+                bar.update()
+                speed = config.batch * iteration / (time.monotonic() - started)
+                left = f", {config.minutes - elapsed / 60:.0f} min left" if config.minutes else ""
+                bar.set_postfix_str(f"loss {loss:.3f}, {speed:.1f} episodes/s{left}")
+                log.write(iteration, loss=loss, rate=rate)
+                if iteration % config.validate_every == 0:
+                    log.write(iteration, **_validate(model, cache, index, config))
+                    checkpoint.save(output, model, bank, _record(seen, config, iteration, elapsed))
+                if iteration % config.save_every == 0:
+                    _save(state_file, model, optimiser, bank, iteration, time.monotonic() - started, config, index)
     finally:
         del loader  # ends the workers, after an error too
-        pool.shutdown()
         bar.close()
         log.close()
     _save(state_file, model, optimiser, bank, iteration, time.monotonic() - started, config, index)
@@ -178,13 +179,17 @@ def _average_gradients(model: Iris, of_episodes: list[tuple[Tensor | None, ...]]
     torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
 
 
-def _pool(device: torch.device) -> ThreadPoolExecutor:
-    """Episodes of a batch side by side, a thread each: on a CPU that uses the cores better than each operation does."""
-    if device.type != "cpu":
-        return ThreadPoolExecutor(1)
+@contextmanager
+def _side_by_side(device: torch.device) -> Iterator[ThreadPoolExecutor]:
+    """Episodes of a batch in threads of their own: on a CPU that uses the cores better than each operation does."""
     cores = torch.get_num_threads()
-    torch.set_num_threads(1)
-    return ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,))
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(cores if device.type == "cpu" else 1) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(cores)
 
 
 def _learning_rate(config: TrainConfig, iteration: int, progress: float) -> float:
