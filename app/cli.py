@@ -123,29 +123,37 @@ class Shown:
     """Learning rate of in-context tuning."""
     device: str = "auto"
 
-    def plan(self, service):
+    def references(self) -> list:
+        """The cases that --reference and --mask name."""
+        from nnunet_adapters.images import read_reference
+
+        if len(self.reference) != len(self.mask):
+            raise InputError(
+                "--reference and --mask must come in pairs,"
+                f" got {len(self.reference)} references and {len(self.mask)} masks"
+            )
+        names = parse_names(self.names)
+        return [read_reference(*pair, names) for pair in zip(self.reference, self.mask, strict=True)]
+
+    def plan(self, service, references: list):
         """T for every query, from all that is shown. Raises InputError where nothing is, or it does not go together."""
         from tqdm import tqdm
 
         from iris_core.embeddings import context_ensemble
         from iris_core.strategies import Options
         from iris_core.strategies.base import always
-        from nnunet_adapters.images import read_reference
 
         classes = tuple(filter(None, self.classes.split(",")))
-        if len(self.reference) != len(self.mask) or bool(self.reference or self.task) == bool(classes):
+        if bool(self.reference or self.task) == bool(classes):
             raise InputError(
-                "show --reference and --mask in pairs, or --task files, or --classes that the weights know, got"
-                f" {len(self.reference)} references, {len(self.mask)} masks, {len(self.task)} task files,"
-                f" {len(classes)} classes"
+                "show --reference with --mask, or --task files, or --classes that the weights know, got"
+                f" {len(self.reference)} references, {len(self.task)} task files, {len(classes)} classes"
             )
         strategy = self.strategy
         if strategy == "auto":
             strategy = "memory_bank" if classes else "one_shot" if len(self.reference) == 1 else "ensemble"
         if self.task and strategy not in ("one_shot", "ensemble"):
             raise InputError(f"--task goes with one_shot and ensemble, got --strategy {strategy}")
-        names = parse_names(self.names)
-        references = [read_reference(*pair, names) for pair in zip(self.reference, self.mask, strict=True)]
         found = [service.read_task(path).embedding for path in self.task]
         with tqdm(desc=strategy, disable=len(references) < 2 and strategy != "tuning") as bar:
 
@@ -180,7 +188,7 @@ class Encode(Shown):
         if "retrieval" in self.strategy:
             raise InputError(f"{self.strategy} makes another task for every query: there is none to write")
         service = Service(self.weights, self.device)
-        embedding = self.plan(service)(None).embedding
+        embedding = self.plan(service, self.references())(None).embedding
         made_from = [path.name for path in (*self.reference, *self.mask, *self.task)]
         service.write_task(self.output, embedding, tuple(made_from))
         print(f"{', '.join(embedding.names)}: {self.output}, {self.output.stat().st_size / 2**20:.1f} MiB")
@@ -197,6 +205,8 @@ class Segment(Shown):
     """Folder for the masks and run.json."""
     continue_: Annotated[bool, tyro.conf.arg(name="continue")] = False
     """Leave results that exist already."""
+    confidence: bool = True
+    """Estimate each result's quality: segment the reference with the result as its mask. Costs as much again."""
 
     def run(self) -> int:
         from app.service import Service
@@ -205,7 +215,8 @@ class Segment(Shown):
         service = Service(self.weights, self.device)
         shown = (*self.reference, *self.mask, *self.task)
         queries = expand_queries(self.query, shown)
-        plan = self.plan(service)
+        references = self.references()
+        plan = self.plan(service, references)
         report = {
             "command": ["iris", *sys.argv[1:]],
             "version": __version__,
@@ -217,7 +228,12 @@ class Segment(Shown):
             "tasks": [str(path) for path in self.task],
             "known_classes": self.classes,
         }
-        return segment_queries(service.segment, plan, queries, shown, self.output, self.continue_, report)
+
+        def confidence(query, labels, embedding):
+            return service.confidence(references if self.confidence else [], query, labels, embedding)
+
+        kept = self.output, self.continue_, report
+        return segment_queries(service.segment, plan, confidence, queries, shown, *kept)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 from iris_core import checkpoint, inference
 from iris_core.case import Case, InputError
 from iris_core.embeddings import TaskEmbedding
+from iris_core.evaluation.confidence import confidence
 from iris_core.strategies import STRATEGIES, Given, Plan
 from iris_core.task_file import TaskFile, load_task, save_task
 from weights import find_weights
@@ -41,6 +42,12 @@ class Service:
         """The task of one reference, or the mean of several."""
         strategy = "one_shot" if len(references) == 1 else "ensemble"
         return self.plan(strategy, references, grid=grid, scheme=scheme)(references[0]).embedding
+
+    def confidence(
+        self, references: Sequence[Case], query: Case, labels: np.ndarray, embedding: TaskEmbedding
+    ) -> dict[str, float]:
+        """Class name → how well the roles swap: an estimate of quality where there is no truth."""
+        return confidence(self.checkpoint.model, references, query, labels, embedding)
 
     def write_task(self, path: Path, embedding: TaskEmbedding, made_from: tuple[str, ...]) -> None:
         save_task(path, embedding, self.checkpoint.sha256, made_from)

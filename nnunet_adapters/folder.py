@@ -62,6 +62,7 @@ def volumes_ml(
 def segment_queries(
     segment: Callable[[TaskEmbedding, Case], np.ndarray],
     plan: Plan,
+    confidence: Callable[[Case, np.ndarray, TaskEmbedding], dict[str, float]],
     queries: list[Path],
     shown: tuple[Path, ...],
     output: Path,
@@ -70,6 +71,7 @@ def segment_queries(
 ) -> int:
     """Segment every query into ``output``; a failure is reported and the others go on. Returns the exit code.
 
+    plan: T for a query. confidence: of a query, its labels and their T, per class; {} for none.
     shown: the reference and its mask, which no result may replace. keep: leave masks that exist. report: goes into
     run.json, with an entry a query. Raises InputError before any work if a result would replace a file that no
     former run wrote.
@@ -95,6 +97,7 @@ def segment_queries(
             task = chosen.embedding
             labels = segment(task, case)
             write_mask(labels, query, target)
+            trust = confidence(case, labels, task)
         except (InputError, OSError, MemoryError, RuntimeError) as error:
             message = str(error) if str(query) in str(error) else f"{query}: {error or type(error).__name__}"
             entries[name] = {"query": str(query), "status": "failed", "error": message}
@@ -107,6 +110,7 @@ def segment_queries(
             "spacing_mm": task.spacing_mm,
             "intensity": task.scheme,
             "volumes_ml": volumes_ml(labels, task.values, task.names, case.spacing_mm),
+            "confidence": {name: round(value, 4) for name, value in trust.items()},
             **({"notes": chosen.notes} if chosen.notes else {}),
             "seconds": round(time.perf_counter() - started, 3),
         }

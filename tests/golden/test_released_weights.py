@@ -64,3 +64,15 @@ def test_the_samples_were_not_trained_on(service):
         for case in sample["cases"].values():
             assert case in split["val"]
             assert case not in split["train"]
+
+
+def test_confidence_tells_a_good_reference_from_a_bad_one(service):
+    reference, query = load("hippocampus")
+    heart, _ = load("heart")
+    asked = Case(query.image, query.affine)
+    trust = []
+    for shown in (reference, heart):
+        embedding = service.encode(shown)
+        trust.append(service.confidence([shown], asked, service.segment(embedding, asked), embedding))
+    assert set(trust[0]) == {c.name for c in reference.present()}
+    assert min(trust[0].values()) > max(trust[1].values())
