@@ -1,30 +1,36 @@
-"""One-shot evaluation: each validation case is the query, with random references of other patients."""
+"""Evaluation as the paper does it: validation cases are queries, references are drawn at random, again and again."""
 
 import itertools
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from iris_core.case import Case, LabelClass
-from iris_core.evaluation.metrics import dice
+from iris_core.case import Case, InputError, LabelClass
+from iris_core.evaluation.metrics import dice, surface_dice
 from iris_core.inference import segment
-from iris_core.model.iris import Iris
-from iris_core.strategies import Given
-from iris_core.strategies.one_shot import one_shot
+from iris_core.strategies import STRATEGIES, Given
+
+
+@dataclass(frozen=True)
+class Draw:
+    """References drawn together, and the queries that they serve. Names of cases."""
+
+    references: tuple[str, ...]
+    queries: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Score:
-    """One query with one reference. dice: class name → Dice, None where neither mask has the class.
-
-    Empty if the reference showed nothing: then nothing was asked, and seconds is 0.
+    """One query with the references of one draw. dice, surface_dice: class name → value, None where neither mask has
+    the class. Both are empty if the references showed nothing: then nothing was asked, and seconds is 0.
     """
 
     query: str
-    reference: str
+    references: tuple[str, ...]
     dice: dict[str, float | None]
+    surface_dice: dict[str, float | None]
     seconds: float
 
 
@@ -44,44 +50,75 @@ def draw_pairs(
     return pairs
 
 
-def evaluate_one_shot(
-    model: Iris,
-    read: Callable[[str], Case],
-    pairs: list[tuple[str, str]],
-    scheme: str | None = None,
-    grid: str = "auto",
+def draw_pools(
+    cases: dict[str, str], queries: list[str], pool: list[str], size: int, draws: int, seed: int
+) -> list[Draw]:
+    """``draws`` random subsets of a pool, each for all queries. Raises InputError where a patient is on both sides, or
+    the pool is smaller than asked."""
+    torn = {cases[c] for c in queries} & {cases[c] for c in pool}
+    if torn:
+        raise InputError(f"a pool must hold other patients than the queries, both hold {sorted(torn)[:5]}")
+    if not 0 < size <= len(pool):
+        raise InputError(f"a pool must have 1 to {len(pool)} cases, got {size}")
+    rng = np.random.default_rng(seed)
+    repeats = 1 if size == len(pool) else draws  # the whole pool is always the same
+    return [Draw(tuple(map(str, rng.choice(pool, size, replace=False))), tuple(queries)) for _ in range(repeats)]
+
+
+def evaluate(
+    strategy: str, given: Given, read: Callable[[str], Case], draws: list[Draw], tolerance_mm: float | None
 ) -> Iterator[Score]:
-    """Scores in the order of ``pairs``. seconds: decoding the query, its encoding included, the reference's not."""
-    for reference, query in pairs:
-        shown, asked = read(reference), read(query)
-        classes = shown.present()
-        if not classes:
-            yield Score(query, reference, {}, 0.0)
+    """Scores, draw by draw. given: all but the references.
+
+    tolerance_mm: of the surface distance, which is left out for None. seconds: what a query takes, without its share of
+    encoding the references.
+    """
+    for draw in draws:
+        shown = [case for case in map(read, draw.references) if case.present()]
+        if not shown and draw.references:
+            yield from (Score(query, draw.references, {}, {}, 0.0) for query in draw.queries)
             continue
-        embedding = one_shot(Given(model, [shown], grid=grid, scheme=scheme))(asked).embedding
-        started = time.perf_counter()
-        predicted = segment(model, embedding, asked)
-        seconds = time.perf_counter() - started
-        valid = None if asked.ignore is None else asked.labels != asked.ignore
-        scores = {c.name: dice(_written(c, shown, predicted), c.mask(asked.labels), valid) for c in classes}
-        yield Score(query, reference, scores, seconds)
+        plan = STRATEGIES[strategy](replace(given, references=shown))
+        for name in draw.queries:
+            asked = read(name)
+            started = time.perf_counter()
+            embedding = plan(asked).embedding
+            predicted = segment(given.model, embedding, asked)
+            seconds = time.perf_counter() - started
+            valid = None if asked.ignore is None else asked.labels != asked.ignore
+            classes = {c.name: c for c in asked.classes}
+            overlap, surface = {}, {}
+            for key, value in zip(embedding.names, embedding.values, strict=True):
+                c = classes[key.split("/", 1)[1] if given.classes else key]
+                found = _written(c, asked, predicted) if embedding.overlapping else predicted == value
+                truth = c.mask(asked.labels)
+                overlap[c.name] = dice(found, truth, valid)
+                if tolerance_mm is not None:
+                    surface[c.name] = surface_dice(found, truth, asked.spacing_mm, tolerance_mm, valid)
+            yield Score(name, draw.references, overlap, surface, seconds)
 
 
 def _written(wanted: LabelClass, case: Case, predicted: np.ndarray) -> np.ndarray:
-    """Where the label map shows a class: its value, or for a region the values of all classes inside it."""
+    """Where a label map of overlapping regions shows one: the values of all regions inside it."""
     return np.isin(predicted, [c.value for c in case.classes if set(c.members) <= set(wanted.members)])
 
 
 def summarise(scores: list[Score]) -> dict:
-    """mean_dice (the mean over classes, None without any) and per_class: mean, standard deviation, number of values."""
+    """mean_dice and mean_surface_dice (means over classes, None without any), and per_class: mean and standard
+    deviation of both, number of values."""
     per_class = {}
     for name in sorted({name for score in scores for name in score.dice}):
-        values = [s.dice[name] for s in scores if s.dice.get(name) is not None]
-        if values:
-            per_class[name] = {
-                "dice_mean": float(np.mean(values)),
-                "dice_std": float(np.std(values)),
-                "n": len(values),
-            }
-    means = [c["dice_mean"] for c in per_class.values()]
-    return {"mean_dice": float(np.mean(means)) if means else None, "per_class": per_class}
+        of_class = {
+            key: [values[name] for s in scores if (values := getattr(s, key)).get(name) is not None]
+            for key in ("dice", "surface_dice")
+        }
+        if of_class["dice"]:
+            per_class[name] = {"n": len(of_class["dice"])}
+            for key, values in of_class.items():
+                if values:
+                    per_class[name] |= {f"{key}_mean": float(np.mean(values)), f"{key}_std": float(np.std(values))}
+    means = {}
+    for key in ("dice", "surface_dice"):
+        values = [c[f"{key}_mean"] for c in per_class.values() if f"{key}_mean" in c]
+        means[f"mean_{key}"] = float(np.mean(values)) if values else None
+    return means | {"per_class": per_class}

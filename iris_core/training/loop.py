@@ -25,10 +25,11 @@ from iris_core.case import Case, InputError, LabelClass
 from iris_core.data.cache import class_spacings, read_case
 from iris_core.data.episodes import Episode, EpisodeDataset
 from iris_core.embeddings import MemoryBank
-from iris_core.evaluation.protocol import draw_pairs, evaluate_one_shot, summarise
+from iris_core.evaluation.protocol import Draw, draw_pairs, evaluate, summarise
 from iris_core.model.iris import Iris, IrisConfig, precision, upsample
 from iris_core.model.losses import matching_loss, segmentation_loss
 from iris_core.model.task_encoder import Task
+from iris_core.strategies import Given
 
 
 @dataclass(frozen=True)
@@ -289,7 +290,9 @@ def _validate(model: Iris, cache: Path, index: dict[str, dict], config: TrainCon
             affine = np.diag([*cached.spacing_mm, 1.0])
             return Case(cached.image, affine, cached.labels.astype(np.int32), classes, ignore, case)
 
-        mean = summarise(list(evaluate_one_shot(model, read, pairs, "none")))["mean_dice"]
+        draws = [Draw((reference,), (query,)) for reference, query in pairs]
+        scores = list(evaluate("one_shot", Given(model, scheme="none"), read, draws, tolerance_mm=None))
+        mean = summarise(scores)["mean_dice"]
         if mean is not None:
             report[f"dice/{name}"] = mean
     model.train()

@@ -16,6 +16,7 @@ MAY_IMPORT = {
         "batchgenerators",
         "pytorch_optimizer",
         "tqdm",
+        "monai",  # the surface distance
     },
     "weights": {"iris_core"},
     "nnunet_adapters": {"nnunet_adapters", "iris_core", "nnunetv2", "nibabel", "SimpleITK", "numpy", "tqdm"},

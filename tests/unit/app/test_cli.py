@@ -96,14 +96,37 @@ def test_evaluate_writes_the_report(raw_data, tmp_path, tiny_weights, capsys):
     arguments = ["evaluate", "--weights", tiny_weights, "--dataset", "901", "--raw-data", raw_data]
     assert main([str(a) for a in [*arguments, "--draws", "2", "--output", report]]) == 0
     found = json.loads(report.read_text("utf-8"))
-    assert set(found["per_class"]) == {"ball", "core"}
-    assert set(found["per_class"]["ball"]) == {"dice_mean", "dice_std", "n"}
-    assert found["per_class"]["ball"]["n"] == 4  # two validation cases, two draws
     assert found["seen"] == "unseen dataset"
-    assert found["mean_dice"] == pytest.approx(np.mean([c["dice_mean"] for c in found["per_class"].values()]))
-    assert {"weights_sha256", "command", "seconds_per_query", "per_case"} <= set(found)
+    assert {"weights_sha256", "command", "tolerance_mm"} <= set(found)
+    (row,) = found["results"]
+    assert (row["strategy"], row["pool"]) == ("one_shot", 1)
+    assert set(row["per_class"]) == {"ball", "core"}
+    assert row["per_class"]["ball"]["n"] == 4  # two validation cases, two draws
+    assert row["mean_dice"] == pytest.approx(np.mean([c["dice_mean"] for c in row["per_class"].values()]))
+    assert 0 <= row["mean_surface_dice"] <= 1
     patients = json.loads((raw_data / "Dataset901_Balls" / "patients.json").read_text("utf-8"))
-    assert all(patients[p["query"]] != patients[p["reference"]] for p in found["per_case"])
+    assert all(patients[p["query"]] != patients[p["references"][0]] for p in row["per_case"])
+    assert "one_shot" in capsys.readouterr().out
+    table = report.with_suffix(".csv").read_text("utf-8").splitlines()
+    assert len(table) == 1 + 4 * 2
+    assert not report.with_suffix(".html").exists()  # one pool is no curve
+
+
+def test_evaluate_compares_strategies_over_pools(raw_data, tmp_path, tiny_weights, capsys):
+    report = tmp_path / "report.json"
+    arguments = ["evaluate", "--weights", tiny_weights, "--dataset", "901", "--raw-data", raw_data, "--output", report]
+    strategies = ["one_shot", "ensemble", "retrieval", "image_retrieval", "tuning"]
+    options = ["--strategy", *strategies, "--pool", "1", "100%", "--draws", "2", "--steps", "2", "--top-k", "1"]
+    assert main([str(a) for a in [*arguments, *options]]) == 0
+    rows = json.loads(report.read_text("utf-8"))["results"]
+    assert [(r["strategy"], r["pool"]) for r in rows] == [("one_shot", 1)] + [
+        (s, n) for s in strategies[1:] for n in (1, 4)
+    ]
+    same = [r["mean_dice"] for r in rows if r["pool"] == 1 and r["strategy"] != "tuning"]
+    assert same == pytest.approx([same[0]] * 4)  # a pool of one is one-shot
+    assert "plotly" in report.with_suffix(".html").read_text("utf-8")
+    for wrong in (["--strategy", "ensemble"], ["--pool", "0.5"], ["--pool", "9", "--strategy", "ensemble"]):
+        assert main([str(a) for a in [*arguments, *wrong]]) == 2, wrong
 
 
 def test_unknown_weights_and_names_are_named(segment, scan, capsys):

@@ -7,8 +7,8 @@ import torch
 from iris_core import checkpoint
 from iris_core.case import Case, InputError
 from iris_core.embeddings import MemoryBank, combine
-from iris_core.evaluation.metrics import dice
-from iris_core.evaluation.protocol import Score, draw_pairs, summarise
+from iris_core.evaluation.metrics import dice, surface_dice
+from iris_core.evaluation.protocol import Score, draw_pairs, draw_pools, summarise
 from iris_core.intensity import detect_scheme, normalise
 from iris_core.model.iris import PRESETS, Iris
 from iris_core.model.task_encoder import ATLAS, Task
@@ -103,8 +103,36 @@ def test_dice_and_its_summary():
     assert dice(a, np.array([1, 0, 0, 0], bool)) == pytest.approx(2 / 3)
     assert dice(~a & a, ~a & a) is None
     assert dice(a, ~a, valid=a) == 0
-    scores = [Score("q", "r", {"x": 1.0, "y": None}, 1.0), Score("q", "r", {"x": 0.5}, 1.0), Score("q", "r", {}, 0.0)]
-    assert summarise(scores) == {"mean_dice": 0.75, "per_class": {"x": {"dice_mean": 0.75, "dice_std": 0.25, "n": 2}}}
+    dices = {"x": 1.0, "y": None}, {"x": 0.5}, {}
+    found = summarise([Score("q", ("r",), d, {}, 1.0) for d in dices])
+    assert found["mean_dice"] == 0.75 and found["mean_surface_dice"] is None
+    assert found["per_class"] == {"x": {"dice_mean": 0.75, "dice_std": 0.25, "n": 2}}
+
+
+def test_surface_dice_is_a_share_of_the_surfaces_in_mm():
+    a = np.zeros((40, 40, 20), bool)
+    a[10:30, 10:30, 5:15] = True
+    moved = np.roll(a, 2, 0)
+    assert surface_dice(a, a, (1, 1, 2), 0.5) == 1
+    assert surface_dice(a, moved, (1, 1, 2), 2.0) == pytest.approx(1, abs=0.01)
+    assert 0.5 < surface_dice(a, moved, (1, 1, 2), 1.0) < 0.95
+    assert surface_dice(a, moved, (0.5, 1, 2), 1.0) == pytest.approx(1, abs=0.01)  # 2 voxels are 1 mm now
+    nothing = np.zeros_like(a)
+    assert surface_dice(a, nothing, (1, 1, 2), 2.0) == surface_dice(nothing, a, (1, 1, 2), 2.0) == 0
+    assert surface_dice(nothing, nothing, (1, 1, 2), 2.0) is None
+
+
+def test_pools_are_drawn_from_other_patients():
+    cases = {f"c{i}": f"p{i // 2}" for i in range(8)}
+    draws = draw_pools(cases, ["c0", "c1"], [f"c{i}" for i in range(2, 8)], 3, 4, seed=0)
+    assert len(draws) == 4 and len({d.references for d in draws}) > 1
+    assert all(len(set(d.references)) == 3 and d.queries == ("c0", "c1") for d in draws)
+    assert draws == draw_pools(cases, ["c0", "c1"], [f"c{i}" for i in range(2, 8)], 3, 4, seed=0)
+    assert len(draw_pools(cases, ["c0"], ["c2", "c3"], 2, 5, seed=0)) == 1  # all of it, once
+    with pytest.raises(InputError, match="other patients"):
+        draw_pools(cases, ["c0"], ["c1", "c2"], 1, 1, seed=0)
+    with pytest.raises(InputError, match="1 to 2 cases"):
+        draw_pools(cases, ["c0"], ["c2", "c3"], 5, 1, seed=0)
 
 
 def test_references_are_other_patients_and_reproducible():

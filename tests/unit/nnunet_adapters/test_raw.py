@@ -9,8 +9,9 @@ import pytest
 from iris_core.case import Case, InputError, plain_classes
 from iris_core.data.cache import is_current, read_case, write_case
 from iris_core.data.episodes import EpisodeDataset
-from iris_core.evaluation.protocol import evaluate_one_shot
+from iris_core.evaluation.protocol import Draw, evaluate
 from iris_core.model.iris import PRESETS
+from iris_core.strategies import Given
 from nnunet_adapters.raw import build_cache, find_dataset, open_dataset, prepare_training, split
 
 
@@ -56,8 +57,8 @@ def test_regions_and_ignore_label_reach_episodes_and_evaluation(raw_data, tmp_pa
     episode = next(e for e in drawn if len(e.keys) == 2)
     by_name = dict(zip((k.split("/")[1] for k in episode.keys), episode.reference_masks[0], strict=True))
     assert (by_name["core"] <= by_name["whole"] + 1e-5).all()  # regions overlap
-    score = next(iter(evaluate_one_shot(tiny, dataset.case, [("case0", "case2")])))
-    assert set(score.dice) == {"whole", "core"}
+    score = next(evaluate("one_shot", Given(tiny), dataset.case, [Draw(("case0",), ("case2",))], 2.0))
+    assert set(score.dice) == set(score.surface_dice) == {"whole", "core"}
 
 
 def test_episodes_depend_on_seed_and_index_alone(raw_data, tmp_path):
