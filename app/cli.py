@@ -206,13 +206,18 @@ class Segment(Shown):
     """Folder for the masks and run.json."""
     continue_: Annotated[bool, tyro.conf.arg(name="continue")] = False
     """Leave results that exist already."""
+    num_parts: int = 1
+    """Share the queries among several processes, as in nnU-Net …"""
+    part_id: int = 0
+    """… of which this is one, from 0."""
     confidence: bool = True
     """Estimate each result's quality: segment the reference with the result as its mask. Costs as much again."""
 
     def run(self) -> int:
         from app.service import Service
-        from nnunet_adapters.folder import expand_queries, segment_queries
+        from nnunet_adapters.folder import Part, expand_queries, segment_queries
 
+        part = Part(self.part_id, self.num_parts)
         service = Service(self.weights, self.device)
         shown = (*self.reference, *self.mask, *self.task)
         queries = expand_queries(self.query, shown)
@@ -233,7 +238,7 @@ class Segment(Shown):
         def confidence(query, labels, embedding):
             return service.confidence(references if self.confidence else [], query, labels, embedding)
 
-        kept = self.output, self.continue_, report
+        kept = self.output, self.continue_, report, part
         return segment_queries(service.segment, plan, confidence, queries, shown, *kept)
 
 

@@ -3,7 +3,10 @@
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +15,12 @@ from tqdm import tqdm
 from iris_core.case import Case, InputError
 from iris_core.checkpoint import write_json
 from iris_core.embeddings import TaskEmbedding
-from iris_core.strategies import Plan
+from iris_core.strategies import Chosen, Plan
 from nnunet_adapters.headers import ending, is_scan
 from nnunet_adapters.images import read_scan, stem, write_mask
+
+FAILURES = (InputError, OSError, MemoryError, RuntimeError)
+TABLE_LINES = 40
 
 
 def expand_queries(paths: tuple[Path, ...], shown: tuple[Path, ...] = ()) -> list[Path]:
@@ -59,6 +65,22 @@ def volumes_ml(
     return {name: int((labels == value).sum()) * voxel for value, name in zip(values, names, strict=True)}
 
 
+@dataclass(frozen=True)
+class Part:
+    """One of several processes that share a folder of queries, as in nnU-Net: every ``of``-th query from ``number``."""
+
+    number: int = 0
+    of: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.number < self.of:
+            raise InputError(f"--part-id must be from 0 to --num-parts - 1, got {self.number} of {self.of}")
+
+    @property
+    def report(self) -> str:
+        return "run.json" if self.of == 1 else f"run_part{self.number}_of_{self.of}.json"
+
+
 def segment_queries(
     segment: Callable[[TaskEmbedding, Case], np.ndarray],
     plan: Plan,
@@ -68,9 +90,11 @@ def segment_queries(
     output: Path,
     keep: bool,
     report: dict,
+    part: Part = Part(),
 ) -> int:
     """Segment every query into ``output``; a failure is reported and the others go on. Returns the exit code.
 
+    The next scan is read and the last mask written while one is decoded; at most two scans wait.
     plan: T for a query. confidence: of a query, its labels and their T, per class; {} for none.
     shown: the reference and its mask, which no result may replace. keep: leave masks that exist. report: goes into
     run.json, with an entry a query. Raises InputError before any work if a result would replace a file that no
@@ -78,53 +102,112 @@ def segment_queries(
     """
     names = named_outputs(queries)
     former = _former_results(output)
+    scans = {p.resolve() for p in (*queries, *shown)}
     for name, query in names.items():
         target = output / name
-        if target.resolve() in {p.resolve() for p in (*queries, *shown)}:
+        if target.resolve() in scans:
             raise InputError(f"{query}: its result would overwrite {target}; choose another --output")
         if target.exists() and not keep and name not in former:
             raise InputError(f"{target}: exists and is no result of a former run; move it or choose another --output")
-    entries: dict[str, dict] = {}
-    for name, query in tqdm(names.items(), "queries", unit="scan"):
-        target = output / name
-        if keep and target.is_file():
-            entries[name] = former.get(name, {"query": str(query)}) | {"status": "kept"}
-            continue
-        started = time.perf_counter()
+    names = dict(list(names.items())[part.number :: part.of])
+    there = [name for name in names if keep and (output / name).is_file()]
+    entries = {name: former.get(name, {"query": str(names[name])}) | {"status": "kept"} for name in there}
+    work = [(name, query) for name, query in names.items() if name not in entries]
+
+    def record(name: str, entry: dict) -> None:
+        entries[name] = entry
+        if any(e["status"] != "failed" for e in entries.values()):
+            write_json(output / part.report, report | {"results": entries})
+
+    def fail(name: str, error: Exception) -> None:
+        query = str(names[name])
+        message = str(error) if query in str(error) else f"{query}: {error or type(error).__name__}"
+        tqdm.write(f"iris: error: {message}", file=sys.stderr)
+        record(name, {"query": query, "status": "failed", "error": message})
+
+    def finish(name: str, written: Future, entry: dict) -> None:
         try:
-            case = read_scan(query)
-            chosen = plan(case)
-            task = chosen.embedding
-            labels = segment(task, case)
-            write_mask(labels, query, target)
-            trust = confidence(case, labels, task)
-        except (InputError, OSError, MemoryError, RuntimeError) as error:
-            message = str(error) if str(query) in str(error) else f"{query}: {error or type(error).__name__}"
-            entries[name] = {"query": str(query), "status": "failed", "error": message}
-            tqdm.write(f"iris: error: {message}", file=sys.stderr)
-            continue
-        entries[name] = {
-            "query": str(query),
-            "status": "done",
-            "classes": dict(zip(map(str, task.values), task.names, strict=True)),
-            "spacing_mm": task.spacing_mm,
-            "intensity": task.scheme,
-            "volumes_ml": volumes_ml(labels, task.values, task.names, case.spacing_mm),
-            "confidence": {name: round(value, 4) for name, value in trust.items()},
-            **({"notes": chosen.notes} if chosen.notes else {}),
-            "seconds": round(time.perf_counter() - started, 3),
-        }
-        write_json(output / "run.json", report | {"results": entries})
-    done = [entry for entry in entries.values() if entry["status"] != "failed"]
-    if done:
-        write_json(output / "run.json", report | {"results": entries})
-    print(f"{len(done)} of {len(names)} queries done: {output}")
-    return 0 if len(done) == len(names) else 1
+            written.result()
+            record(name, entry)
+        except FAILURES as error:
+            fail(name, error)
+
+    if there:
+        record(there[-1], entries[there[-1]])
+    bar = tqdm(total=len(names), initial=len(there), desc="queries", unit="scan")
+    last = None
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer, bar:
+        for name, query, read in _ahead(reader, work):
+            started = time.perf_counter()
+            try:
+                case = read.result()
+                chosen = plan(case)
+                labels = segment(chosen.embedding, case)
+                if last:
+                    finish(*last)
+                written = writer.submit(write_mask, labels, query, output / name)
+                trust = confidence(case, labels, chosen.embedding)
+                last = name, written, _entry(query, case, chosen, labels, trust, time.perf_counter() - started)
+            except FAILURES as error:
+                fail(name, error)
+            bar.update()
+        if last:
+            finish(*last)
+    done = sum(entry["status"] != "failed" for entry in entries.values())
+    _print_table(entries)
+    print(f"{done} of {len(names)} queries done: {output}")
+    return 0 if done == len(names) else 1
+
+
+def _ahead(reader: ThreadPoolExecutor, work: list[tuple[str, Path]]) -> Iterator[tuple[str, Path, Future]]:
+    """Each query with its scan, while the next one is being read."""
+    waiting: deque[tuple[str, Path, Future]] = deque()
+    for name, query in work:
+        waiting.append((name, query, reader.submit(read_scan, query)))
+        if len(waiting) > 1:
+            yield waiting.popleft()
+    yield from waiting
+
+
+def _entry(
+    query: Path, case: Case, chosen: Chosen, labels: np.ndarray, trust: dict[str, float], seconds: float
+) -> dict:
+    task = chosen.embedding
+    return {
+        "query": str(query),
+        "status": "done",
+        "classes": dict(zip(map(str, task.values), task.names, strict=True)),
+        "spacing_mm": task.spacing_mm,
+        "intensity": task.scheme,
+        "volumes_ml": volumes_ml(labels, task.values, task.names, case.spacing_mm),
+        "confidence": {name: round(value, 4) for name, value in trust.items()},
+        **({"notes": chosen.notes} if chosen.notes else {}),
+        "seconds": round(seconds, 3),
+    }
+
+
+def _print_table(entries: dict[str, dict]) -> None:
+    """A line a query: volumes and confidences, or why there are none. The middle of a long list is left out."""
+    lines = []
+    for name, entry in entries.items():
+        cells = []
+        for c, volume in entry.get("volumes_ml", {}).items():
+            trust = entry["confidence"].get(c)
+            cells.append(f"{c} {volume:.2f} mL" + ("" if trust is None else f" (confidence {trust:.2f})"))
+        lines.append(f"{name:32} {entry['status']:6}  {', '.join(cells[:4])}{' …' if len(cells) > 4 else ''}")
+    hidden = len(lines) - TABLE_LINES
+    if hidden > 0:
+        half = TABLE_LINES // 2
+        lines = [*lines[:half], f"… {hidden} more in run.json …", *lines[-half:]]
+    print("\n".join(lines))
 
 
 def _former_results(output: Path) -> dict[str, dict]:
-    """The entries of a run.json that lies in the folder already."""
-    try:
-        return json.loads((output / "run.json").read_text("utf-8"))["results"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+    """The entries of the reports that lie in the folder already."""
+    found = {}
+    for path in sorted(output.glob("run*.json")):
+        try:
+            found |= json.loads(path.read_text("utf-8"))["results"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return found

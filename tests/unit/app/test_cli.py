@@ -91,6 +91,77 @@ def test_one_failure_of_any_kind_leaves_the_others_done(segment, scan, monkeypat
     assert (out / "mask.nii.gz").is_file()
 
 
+def test_parts_share_a_folder(segment, scan, tmp_path):
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for i in range(5):
+        (folder / f"q{i}.nii.gz").write_bytes(scan[0].read_bytes())
+    for number in (0, 1):
+        code, out = segment(folder, extra=("--num-parts", 2, "--part-id", number))
+        assert code == 0
+    found = {}
+    for path in out.glob("run*.json"):
+        results = json.loads(path.read_text("utf-8"))["results"]
+        assert not found.keys() & results.keys()
+        found |= results
+    assert found.keys() == {f"q{i}.nii.gz" for i in range(5)} == {p.name for p in out.glob("*.nii.gz")}
+    code, _ = segment(folder, extra=("--num-parts", 2, "--part-id", 2))
+    assert code == 2
+
+
+def test_a_mask_that_cannot_be_written_is_the_failure_of_its_query(segment, scan, monkeypatch, tmp_path, capsys):
+    from nnunet_adapters import folder
+
+    real = folder.write_mask
+
+    def disk_full_for_the_first(labels, like, output):
+        if like == scan[0]:
+            raise OSError("no space left on device")
+        real(labels, like, output)
+
+    monkeypatch.setattr(folder, "write_mask", disk_full_for_the_first)
+    code, out = segment(*scan)
+    assert code == 1
+    assert f"{scan[0]}: no space left on device" in capsys.readouterr().err
+    results = json.loads((out / "run.json").read_text("utf-8"))["results"]
+    assert {name: entry["status"] for name, entry in results.items()} == {
+        "scan.nii.gz": "failed",
+        "mask.nii.gz": "done",
+    }
+
+
+def test_a_killed_run_continues_without_loss(scan, tiny_weights, tmp_path):
+    """Killed half-way through a folder: no half-written mask, and the second run does the rest, each once."""
+    import subprocess
+    import sys
+    import time
+    from pathlib import Path
+
+    folder, out = tmp_path / "many", tmp_path / "masks"
+    folder.mkdir()
+    for i in range(30):
+        (folder / f"q{i:02}.nii.gz").write_bytes(scan[0].read_bytes())
+    command = [sys.executable, "-m", "app.cli", "segment", "--weights", tiny_weights, "--reference", scan[0], "--mask"]
+    command = [str(c) for c in [*command, scan[1], "--query", folder, "--output", out, "--continue"]]
+    where = {"cwd": Path(__file__).parents[3], "stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+    process = subprocess.Popen(command, **where)
+    while len(list(out.glob("q*.nii.gz"))) < 5 and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    before = {p.name: p.stat().st_mtime_ns for p in out.glob("q*.nii.gz")}
+    assert 5 <= len(before) < 30
+    for name in before:
+        nibabel.load(out / name).get_fdata()  # whole
+    assert subprocess.run(command, **where).returncode == 0
+    after = {p.name: p.stat().st_mtime_ns for p in out.glob("q*.nii.gz")}
+    assert len(after) == 30
+    assert all(after[name] == time_before for name, time_before in before.items())
+    results = json.loads((out / "run.json").read_text("utf-8"))["results"]
+    assert results.keys() == after.keys()
+    assert {entry["status"] for entry in results.values()} == {"kept", "done"}
+
+
 def test_evaluate_writes_the_report(raw_data, tmp_path, tiny_weights, capsys):
     report = tmp_path / "report.json"
     arguments = ["evaluate", "--weights", tiny_weights, "--dataset", "901", "--raw-data", raw_data]
