@@ -5,6 +5,7 @@ cannot know an anatomy by its contrast and has to look at the reference. Tasks o
 Ouyang et al. (2020). Reference and query are two deformations of one anatomy, or two subjects.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,9 +19,10 @@ from iris_core.data.painting import Contrast, artefacts, blur, curved, noise_fie
 from iris_core.geometry import WorkingGrid, extent
 from iris_core.model.iris import IrisConfig
 
-MAX_CLASSES = 8
-OVERVIEW = 0.25
-SUPERVOXEL_GRID = 2**19
+MAX_CLASSES = 8  # an episode; memory and time grow with it
+OVERVIEW = 0.25  # share of episodes at the spacing that fits the reference's whole field of view, as locating needs
+SUPERVOXEL_GRID = 2**19  # voxels: supervoxels are found on a coarser grid where a scan has more
+SURROUNDED = 0.7  # share of painted anatomies whose background is cut into pieces, as what surrounds organs is
 UNION, HALF = 0.25, 0.15  # share of classes that join several labels; of episodes that ask for one end of a structure
 MORE = 0.85  # probability of a further class, until there is none or MAX_CLASSES are reached
 CROPPED = 0.5  # share of fields of view that are cropped around the structures
@@ -190,7 +192,7 @@ def synthetic_episode(
 ) -> tuple[View, View] | None:
     """Reference and query of a synthetic task on two anatomies, which may be one. None if nothing was to be seen."""
     two = second is not first
-    if first.image is None and rng.random() < 0.7:
+    if first.image is None and rng.random() < SURROUNDED:
         first = with_background(rng, first)
         second = with_background(rng, second) if two else first
     values = [int(v) for v in np.unique(first.labels)]
@@ -198,57 +200,54 @@ def synthetic_episode(
     if not offered:
         return None
     classes = [LabelClass(str(v), v, (v,)) for v in offered]
-    anchor = classes[rng.integers(len(classes))]
+    anchor, overview = classes[rng.integers(len(classes))], rng.random() < OVERVIEW
     if rng.random() < HALF:
-        new = max(values) + 1
-        first, *rest = halved([first, second] if two else [first], anchor.value, int(rng.integers(3)), new)
+        first, *rest = halved([first, second] if two else [first], anchor.value, int(rng.integers(3)), max(values) + 1)
         second = rest[0] if two else first
-    overview = rng.random() < OVERVIEW
-    around = classes if overview else near(first.labels, anchor, classes)
-    others = [c for c in around if c.value != anchor.value]
-    others = [others[i] for i in rng.permutation(len(others))]
-    chosen = [anchor]
-    while others and len(chosen) < MAX_CLASSES and rng.random() < MORE:
-        joined = others[: 1 + (rng.random() < UNION) * int(rng.integers(1, 4))]
-        others = others[len(joined) :]
-        chosen.append(LabelClass(joined[0].name, joined[0].value, tuple(c.value for c in joined)))
+    chosen = [anchor, *_further(rng, classes if overview else near(first.labels, anchor, classes), anchor)]
     if rng.random() < CROPPED:
-        first = around_classes(rng, first, chosen)
-        second = around_classes(rng, second, chosen)
+        first, second = (around_classes(rng, anatomy, chosen) for anatomy in (first, second))
     spacing, edge = draw_scale(rng, first.labels, first.spacing_mm, chosen, config, overview)
     first, second = first.reduced(spacing), second.reduced(spacing)
     if not anchor.mask(first.labels).any():
         return None
     strength = rng.uniform(0.2, 0.8) if two else rng.uniform(0.3, 1.2)
-    windows = [
-        draw_window(
-            rng,
-            WorkingGrid(anatomy.labels.shape, anatomy.spacing_mm, spacing),
-            chosen[0].mask(anatomy.labels),
-            edge,
-            config,
-            query,
-        )
-        for anatomy, query in ((first, False), (second, True))
-    ]
-    cut = [sample_window(rng, a, w, strength) for a, w in zip((first, second), windows, strict=True)]
-    if first.image is None:
-        tissue = np.unique(np.concatenate([labels.unique().numpy() for labels, _ in cut]))
-        contrast = Contrast.draw(rng, tissue)
-        painted = [paint(rng, cut[0][0], contrast), paint(rng, cut[1][0], contrast.other(rng))]
-    else:
-        curve = recolour(rng)
-        curves = [curve, curve if rng.random() < SAME_CURVE else recolour(rng)]
-        painted = [curved(image, *c) for (_, image), c in zip(cut, curves, strict=True)]
+    cut, boxes = [], []
+    for anatomy, query in ((first, False), (second, True)):
+        grid = WorkingGrid(anatomy.labels.shape, anatomy.spacing_mm, spacing)
+        window = draw_window(rng, grid, anchor.mask(anatomy.labels), edge, config, query)
+        cut.append(sample_window(rng, anatomy, window, strength))
+        boxes.append(window.box)
+    images = _painted(rng, [labels for labels, _ in cut]) if first.image is None else _recoloured(rng, cut)
     views = []
-    for (labels, _), image, window in zip(cut, painted, windows, strict=True):
+    for (labels, _), image, box in zip(cut, images, boxes, strict=True):
         masks = torch.stack([torch.isin(labels, torch.tensor(c.members)) for c in chosen]).float()
-        image = artefacts(rng, image, labels == OUTSIDE)
-        views.append(View(image.numpy(), masks.numpy(), window.box))
+        views.append(View(artefacts(rng, image, labels == OUTSIDE).numpy(), masks.numpy(), box))
     kept = views[0].masks.any((1, 2, 3))
-    if not kept.any():
-        return None
-    return tuple(replace(view, masks=view.masks[kept]) for view in views)
+    return tuple(replace(view, masks=view.masks[kept]) for view in views) if kept.any() else None
+
+
+def _further(rng: np.random.Generator, around: list[LabelClass], anchor: LabelClass) -> Iterator[LabelClass]:
+    """Classes asked for beside the anchor; some are unions."""
+    others = [c for c in around if c.value != anchor.value]
+    others = [others[i] for i in rng.permutation(len(others))]
+    for _ in range(MAX_CLASSES - 1):
+        if not others or rng.random() > MORE:
+            return
+        joined = others[: 1 + (rng.random() < UNION) * int(rng.integers(1, 4))]
+        others = others[len(joined) :]
+        yield LabelClass(joined[0].name, joined[0].value, tuple(c.value for c in joined))
+
+
+def _painted(rng: np.random.Generator, labels: list[Tensor]) -> list[Tensor]:
+    contrast = Contrast.draw(rng, np.unique(np.concatenate([part.unique().numpy() for part in labels])))
+    return [paint(rng, labels[0], contrast), paint(rng, labels[1], contrast.other(rng))]
+
+
+def _recoloured(rng: np.random.Generator, cut: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    curve = recolour(rng)
+    other = curve if rng.random() < SAME_CURVE else recolour(rng)
+    return [curved(cut[0][1], *curve), curved(cut[1][1], *other)]
 
 
 def around_classes(rng: np.random.Generator, anatomy: Anatomy, classes: list[LabelClass]) -> Anatomy:
