@@ -1,4 +1,4 @@
-"""The command line: `iris train | encode | segment | classes | evaluate | app`."""
+"""The command line: `iris train | encode | segment | classes | evaluate | advise | app`."""
 
 import sys
 from dataclasses import dataclass, replace
@@ -126,15 +126,7 @@ class Shown:
 
     def references(self) -> list:
         """The cases that --reference and --mask name."""
-        from nnunet_adapters.images import read_reference
-
-        if len(self.reference) != len(self.mask):
-            raise InputError(
-                "--reference and --mask must come in pairs,"
-                f" got {len(self.reference)} references and {len(self.mask)} masks"
-            )
-        names = parse_names(self.names)
-        return [read_reference(*pair, names) for pair in zip(self.reference, self.mask, strict=True)]
+        return read_references(self.reference, self.mask, parse_names(self.names))
 
     def plan(self, service, references: list):
         """T for every query, from all that is shown. Raises InputError where nothing is, or it does not go together."""
@@ -364,6 +356,55 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Advise:
+    """Which strategy suits your references? Each is left out in turn and segmented from the others."""
+
+    reference: Repeated = ()
+    """Reference scan. Repeat it: two at least, better five. Each is taken for another patient."""
+    mask: Repeated = ()
+    """Its mask, one for each reference, in their order."""
+    dataset: str | None = None
+    """Or: id or name of an nnU-Net raw dataset."""
+    cases: int = 6
+    """References at most, drawn at random."""
+    weights: str = "iris-small"
+    tolerance_mm: float = 2.0
+    seed: int = 0
+    device: str = "auto"
+    raw_data: Path | None = None
+
+    def run(self) -> int:
+        from tqdm import tqdm
+
+        from app.report import print_advice
+        from app.service import Service
+        from iris_core.evaluation.protocol import Draw, evaluate, leave_one_out, summarise
+        from iris_core.strategies import STRATEGIES, Given, Options
+        from nnunet_adapters.raw import open_dataset
+
+        if bool(self.dataset) == bool(self.reference):
+            raise InputError("either --reference with --mask or --dataset must be given")
+        service = Service(self.weights, self.device)
+        if self.dataset:
+            dataset = open_dataset(self.dataset, self.raw_data)
+            read, patients = dataset.case, dataset.patients
+        else:
+            known = {case.name: case for case in read_references(self.reference, self.mask)}
+            read, patients = known.__getitem__, {name: name for name in known}
+        draws = leave_one_out(patients, self.cases, self.seed)
+        rows = []
+        for strategy in [name for name in STRATEGIES if name != "memory_bank"]:
+            given = Given(service.checkpoint.model, options=Options(seed=self.seed))
+            asked = [Draw(d.references[:1], d.queries) for d in draws] if strategy == "one_shot" else draws
+            work = tqdm(evaluate(strategy, given, read, asked, self.tolerance_mm), strategy, len(asked), unit="query")
+            scores = list(work)
+            seconds = sum(s.seconds for s in scores) / len(scores)
+            rows.append({"strategy": strategy, "seconds_per_query": seconds, **summarise(scores)})
+        print_advice(rows, len(draws), self.tolerance_mm)
+        return 0
+
+
+@dataclass(frozen=True)
 class App:
     """Open the page: show one scan with its mask, segment the rest, look at it in 3D."""
 
@@ -382,7 +423,34 @@ class App:
         return 0
 
 
-COMMANDS = {"train": Train, "encode": Encode, "segment": Segment, "classes": Classes, "evaluate": Evaluate, "app": App}
+COMMANDS = {
+    "train": Train,
+    "encode": Encode,
+    "segment": Segment,
+    "classes": Classes,
+    "evaluate": Evaluate,
+    "advise": Advise,
+    "app": App,
+}
+    "train": Train,
+    "encode": Encode,
+    "segment": Segment,
+    "classes": Classes,
+    "evaluate": Evaluate,
+    "advise": Advise,
+    "app": App,
+}
+
+
+def read_references(scans: tuple[Path, ...], masks: tuple[Path, ...], names: dict[int, str] | None = None) -> list:
+    """Cases with labels. Raises InputError where scans and masks do not pair up."""
+    from nnunet_adapters.images import read_reference
+
+    if len(scans) != len(masks):
+        raise InputError(
+            f"--reference and --mask must come in pairs, got {len(scans)} references and {len(masks)} masks"
+        )
+    return [read_reference(scan, mask, names) for scan, mask in zip(scans, masks, strict=True)]
 
 
 def pool_size(text: str, cases: int) -> int:

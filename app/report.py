@@ -5,6 +5,7 @@ from pathlib import Path
 
 from iris_core.checkpoint import write_atomically, write_json
 
+SAME = 0.005  # Dice: less is no difference
 LINE = "{:16} {:>5} {:28} {:>16} {:>16} {:>5} {:>8}"
 
 
@@ -26,6 +27,22 @@ def write_report(report: dict, output: Path | None) -> None:
     write_atomically(output.with_suffix(".csv"), lambda path: _write_csv(report, path))
     if len({row["pool"] for row in report["results"]} - {0}) > 1:
         write_atomically(output.with_suffix(".html"), lambda path: figure(report).write_html(path))
+
+
+def print_advice(rows: list[dict], references: int, tolerance_mm: float) -> None:
+    """Strategies side by side, and the one to take: the best, or a quicker one that is as good within SAME."""
+    line = "{:16} {:>7} {:>9} {:>9}"
+    print(line.format("strategy", "Dice", f"NSD {tolerance_mm:g} mm", "s/query"))
+    for row in rows:
+        values = (row["mean_dice"], row["mean_surface_dice"], row["seconds_per_query"])
+        print(line.format(row["strategy"], *("-" if v is None else f"{v:.3f}" for v in values)))
+    best = max(row["mean_dice"] or 0 for row in rows)
+    good = [row for row in rows if (row["mean_dice"] or 0) >= best - SAME]
+    advised = min(good, key=lambda row: row["seconds_per_query"])
+    print(
+        f"take --strategy {advised['strategy']}: mean Dice {advised['mean_dice'] or 0:.3f} when each of {references}"
+        f" references was segmented from the others"
+    )
 
 
 def _write_csv(report: dict, path: Path) -> None:

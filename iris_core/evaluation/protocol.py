@@ -65,6 +65,23 @@ def draw_pools(
     return [Draw(tuple(map(str, rng.choice(pool, size, replace=False))), tuple(queries)) for _ in range(repeats)]
 
 
+def leave_one_out(cases: dict[str, str], at_most: int, seed: int) -> list[Draw]:
+    """Each of at most so many random cases as the query of the others, patient against patient.
+
+    Raises InputError where there are not two patients.
+    """
+    if len(set(cases.values())) < 2:
+        raise InputError(
+            f"leaving one out takes references of two patients at least, got {sorted(set(cases.values()))}"
+        )
+    chosen: list[str] = []
+    while len({cases[c] for c in chosen}) < 2:
+        chosen = np.random.default_rng(seed).permutation(sorted(cases))[:at_most].tolist()
+        seed += 1
+    draws = [Draw(tuple(c for c in chosen if cases[c] != cases[query]), (query,)) for query in chosen]
+    return [draw for draw in draws if draw.references]
+
+
 def evaluate(
     strategy: str, given: Given, read: Callable[[str], Case], draws: list[Draw], tolerance_mm: float | None
 ) -> Iterator[Score]:

@@ -200,6 +200,17 @@ def test_evaluate_compares_strategies_over_pools(raw_data, tmp_path, tiny_weight
         assert main([str(a) for a in [*arguments, *wrong]]) == 2, wrong
 
 
+def test_advise_leaves_one_out_and_names_a_strategy(raw_data, scan, tiny_weights, tmp_path, capsys):
+    base = ["advise", "--weights", tiny_weights]
+    assert main([str(a) for a in [*base, "--dataset", "901", "--raw-data", raw_data, "--cases", "3"]]) == 0
+    out = capsys.readouterr().out
+    assert "take --strategy" in out
+    assert all(name in out for name in ("one_shot", "ensemble", "retrieval", "image_retrieval", "tuning"))
+    assert main([str(a) for a in [*base, "--reference", scan[0], "--mask", scan[1]]]) == 2
+    assert "two patients" in capsys.readouterr().err
+    assert main([str(a) for a in base]) == 2
+
+
 def test_unknown_weights_and_names_are_named(segment, scan, capsys):
     assert main(["evaluate", "--weights", "nobody", "--dataset", "4"]) == 2
     assert "nobody" in capsys.readouterr().err
