@@ -432,14 +432,6 @@ COMMANDS = {
     "advise": Advise,
     "app": App,
 }
-    "train": Train,
-    "encode": Encode,
-    "segment": Segment,
-    "classes": Classes,
-    "evaluate": Evaluate,
-    "advise": Advise,
-    "app": App,
-}
 
 
 def read_references(scans: tuple[Path, ...], masks: tuple[Path, ...], names: dict[int, str] | None = None) -> list:
