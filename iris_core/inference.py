@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -58,7 +58,7 @@ def segment(
 
     locate: where the field of view takes MANY_WINDOWS or more and T has an overview, a coarse pass over the whole
     query comes first. Each class that it is sure of is then looked for there alone; and if it is sure of all of them,
-    the windows cover only those places. Else they cover everything.
+    the windows cover only those places. Else, or if one of them is then not found there, they cover everything.
     """
     device = next(model.parameters()).device
     image, spacing_mm = oriented(query, normalise(query.image, embedding.scheme))
@@ -68,6 +68,9 @@ def segment(
     if locate and embedding.overviews and len(_windows(model, grid)) >= MANY_WINDOWS:
         region = _locate(model, embedding, volume, grid, device)
     logits = window_logits(model, embedding.task, volume, grid, device, progress, region)
+    if region is not None and (lost := region.sure & (_trust(logits) < SURE)).any():
+        region = replace(region, sure=region.sure & ~lost)
+        logits = window_logits(model, embedding.task, volume, grid, device, progress, region)
     labels = labels_back(grid, logits, embedding.values, model.config.stem_stride, embedding.overlapping)
     return np.ascontiguousarray(Orientation.of(query.affine).invert(labels))
 
@@ -79,12 +82,15 @@ def _locate(model: Iris, embedding: TaskEmbedding, volume: Tensor, grid: Working
         coarse = WorkingGrid(grid.shape, grid.spacing_mm, overview.spacing_mm)
         if len(_windows(model, coarse)) <= max(1, full // 4):
             logits = window_logits(model, overview.task, volume, coarse, device, lambda done, of: None)
-            found = logits > 0
-            inside = (logits.sigmoid() * found).sum((1, 2, 3)) / found.sum((1, 2, 3)).clamp_min(1)
-            reach = 2 * MARGIN + 1
-            allowed = F.max_pool3d(found[None].float(), reach, 1, MARGIN)[0] > 0
-            return Region(coarse, allowed, inside >= SURE)
+            allowed = F.max_pool3d((logits > 0)[None].float(), 2 * MARGIN + 1, 1, MARGIN)[0] > 0
+            return Region(coarse, allowed, _trust(logits) >= SURE)
     return None
+
+
+def _trust(logits: Tensor) -> Tensor:
+    """(K,): mean probability inside what was found, 0 where nothing was."""
+    found = logits > 0
+    return (logits.sigmoid() * found).sum((1, 2, 3)) / found.sum((1, 2, 3)).clamp_min(1)
 
 
 def _windows(model: Iris, grid: WorkingGrid, low=(0, 0, 0), high=None) -> list[tuple[tuple, tuple]]:
@@ -115,7 +121,7 @@ def window_logits(
         )
     allowed = None if region is None else _on(region, grid, samples, stride)
     windows = _windows(model, grid)
-    if allowed is not None and region.sure.all():
+    if allowed is not None and region.sure.all() and allowed.any():
         low, high = (stride * corner for corner in extent(allowed.any(0).numpy()))
         high = np.minimum(high, grid.working_shape)
         windows = _windows(model, grid, tuple(map(int, low)), tuple(map(int, high)))

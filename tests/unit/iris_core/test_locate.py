@@ -1,0 +1,92 @@
+"""Locating: what a coarse pass is sure of narrows the search; where it is not, or was wrong, everything is searched."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import ball
+
+from iris_core import inference
+from iris_core.case import Case, plain_classes
+from iris_core.strategies import STRATEGIES, Given
+
+SHAPE = (120, 100, 90)
+
+
+@pytest.fixture(scope="module")
+def embedding(tiny):
+    labels = ball((40, 40, 40), (20, 20, 20), 8).astype(np.int32)
+    image = (labels * 50 + np.random.default_rng(0).normal(0, 5, labels.shape)).astype(np.float32)
+    reference = Case(image, np.eye(4), labels, plain_classes(labels))
+    return STRATEGIES["one_shot"](Given(tiny, [reference]))(reference).embedding
+
+
+@pytest.fixture
+def passes(monkeypatch, embedding):
+    """Replaces the network by one that finds a ball at ``where[spacing]``; records (spacing, windows) of each pass."""
+    where: dict[float, np.ndarray | None] = {}
+    seen = []
+
+    def logits(model, task, image, grid, device, progress, region=None):
+        samples = tuple(-(-n // 2) for n in grid.working_shape)
+        centre = where[round(grid.working_mm / embedding.spacing_mm)]
+        found = torch.full((1, *samples), -5.0)
+        if centre is not None:
+            index = np.stack(np.meshgrid(*(np.arange(n) for n in samples), indexing="ij"), -1) * 2 * grid.working_mm
+            found[0][torch.from_numpy(np.linalg.norm(index - centre, axis=-1) < 8)] = 5.0
+        if region is not None:
+            allowed = inference._on(region, grid, samples, 2)
+            found = found.masked_fill(~allowed, inference.ABSENT)
+        seen.append((round(grid.working_mm / embedding.spacing_mm), None if region is None else region.sure.tolist()))
+        return found
+
+    monkeypatch.setattr(inference, "window_logits", logits)
+    return where, seen
+
+
+def segment(tiny, embedding, **options) -> np.ndarray:
+    return inference.segment(tiny, embedding, Case(np.random.default_rng(1).normal(size=SHAPE), np.eye(4)), **options)
+
+
+def test_a_sure_coarse_pass_narrows_the_search(tiny, embedding, passes):
+    where, seen = passes
+    where |= {2: np.array([60, 50, 45]), 1: np.array([60, 50, 45])}
+    labels = segment(tiny, embedding)
+    assert seen == [(2, None), (1, [True])]
+    assert labels[60, 50, 45] == 1
+
+
+def test_a_find_far_from_where_it_was_located_is_not_believed(tiny, embedding, passes):
+    """The fine pass finds nothing near the coarse pass's place: the whole query is searched once more."""
+    where, seen = passes
+    where |= {2: np.array([20, 20, 20]), 1: np.array([100, 80, 70])}
+    labels = segment(tiny, embedding)
+    assert seen == [(2, None), (1, [True]), (1, [False])]
+    assert labels[100, 80, 70] == 1
+
+
+def test_an_unsure_coarse_pass_leaves_the_whole_query(tiny, embedding, passes):
+    where, seen = passes
+    where |= {2: None, 1: np.array([100, 80, 70])}
+    labels = segment(tiny, embedding)
+    assert seen == [(2, None), (1, [False])]
+    assert labels[100, 80, 70] == 1
+
+
+def test_locating_can_be_left_out(tiny, embedding, passes):
+    where, seen = passes
+    where |= {1: np.array([100, 80, 70])}
+    segment(tiny, embedding, locate=False)
+    segment(tiny, replace(embedding, overviews=()))
+    assert seen == [(1, None), (1, None)]
+
+
+def test_located_windows_are_fewer_and_lie_around_the_place(tiny, embedding):
+    grid = inference.WorkingGrid(SHAPE, (1.0, 1.0, 1.0), embedding.spacing_mm)
+    everywhere = inference._windows(tiny, grid)
+    around = inference._windows(tiny, grid, (50, 40, 30), (70, 60, 50))
+    assert len(around) < len(everywhere)
+    for start, shape in around:
+        assert all(a <= 50 for a in start) or all(s <= low for s, low in zip(start, (50, 40, 30), strict=True))
+        assert all(s + n >= high for s, n, high in zip(start, shape, (70, 60, 50), strict=True))
