@@ -70,9 +70,10 @@ def leave_one_out(cases: dict[str, str], at_most: int, seed: int) -> list[Draw]:
 
     Raises InputError where there are not two patients.
     """
-    if len(set(cases.values())) < 2:
+    patients = sorted(set(cases.values()))
+    if len(patients) < 2 or at_most < 2:
         raise InputError(
-            f"leaving one out takes references of two patients at least, got {sorted(set(cases.values()))}"
+            f"leaving one out takes references of two patients at least, got {patients[:5]} and at most {at_most} cases"
         )
     chosen: list[str] = []
     while len({cases[c] for c in chosen}) < 2:

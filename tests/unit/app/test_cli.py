@@ -209,6 +209,7 @@ def test_advise_leaves_one_out_and_names_a_strategy(raw_data, scan, tiny_weights
     assert main([str(a) for a in [*base, "--reference", scan[0], "--mask", scan[1]]]) == 2
     assert "two patients" in capsys.readouterr().err
     assert main([str(a) for a in base]) == 2
+    assert main([str(a) for a in [*base, "--dataset", "901", "--raw-data", raw_data, "--cases", "1"]]) == 2
 
 
 def test_unknown_weights_and_names_are_named(segment, scan, capsys):
