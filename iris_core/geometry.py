@@ -16,9 +16,7 @@ from iris_core.case import Case, InputError
 
 SURROUNDINGS = 3.0  # window edge / structure's extent. Ours: 2 loses context, 4 loses detail (weights/TRAINING.md)
 VOXELS_ACROSS = 5.0  # voxels across the typical thickness of a structure. Ours
-LARGEST_WINDOW = (
-    4 / 3
-)  # of the model's window. Ours: 128³ in one window of 128 is 3.4 × fewer voxels than in eight of 96
+LARGEST_WINDOW = 4 / 3  # of the model's. Ours: 128³ in one window of 128 is 3.4 × fewer voxels than in eight of 96
 MAX_WORKING_VOXELS = 2**30
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from iris_core.case import Case, InputError, LabelClass
 from iris_core.checkpoint import write_atomically, write_json
+from iris_core.embeddings import geometric_mean
 from iris_core.geometry import choose_spacing, coarsen, oriented
 from iris_core.intensity import normalise
 
@@ -89,7 +90,7 @@ def class_spacings(cache: Path, name: str, dataset: dict, window: int) -> dict[s
             if values.intersection(c.members):
                 mask = c.mask(cached.labels)
                 found.setdefault(c.name, []).append(choose_spacing([mask], cached.spacing_mm, window))
-    return {key: float(np.exp(np.mean(np.log(spacings)))) for key, spacings in found.items()}
+    return {key: geometric_mean(spacings) for key, spacings in found.items()}
 
 
 def read_index(cache: Path) -> dict[str, dict]:

@@ -1,16 +1,15 @@
 """Quality without ground truth: swap the roles of reference and query, and see whether the reference comes back."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
-from iris_core.case import Case, LabelClass
+from iris_core.case import Case
 from iris_core.embeddings import TaskEmbedding
 from iris_core.evaluation.metrics import dice
 from iris_core.inference import segment
 from iris_core.model.iris import Iris
-from iris_core.strategies.references import encode
+from iris_core.strategies.references import as_reference, encode
 
 
 def confidence(
@@ -23,8 +22,7 @@ def confidence(
     """
     if embedding.overlapping:
         return {}
-    classes = tuple(LabelClass(n, v, (v,)) for n, v in zip(embedding.names, embedding.values, strict=True))
-    shown = replace(query, labels=labels, classes=classes, ignore=None)
+    shown = as_reference(query, labels, embedding)
     found = {c.name for c in shown.present()}
     result: dict[str, float] = {}
     back = None

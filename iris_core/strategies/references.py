@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from iris_core.case import Case, InputError
+from iris_core.case import Case, InputError, LabelClass
 from iris_core.embeddings import Overview, TaskEmbedding, combine, geometric_mean
 from iris_core.geometry import (
     WorkingGrid,
@@ -97,6 +97,12 @@ def encode(model: Iris, reference: Case, spacing_mm: float, scheme: str, overvie
         overlapping=any(len(c.members) > 1 for c in classes),
         overviews=tuple(Overview(task, mm) for task, mm in zip(tasks[1:], coarser, strict=True)),
     )
+
+
+def as_reference(query: Case, labels: np.ndarray, embedding: TaskEmbedding) -> Case:
+    """A query with what was found in it, as if somebody had shown it."""
+    classes = tuple(LabelClass(n, v, (v,)) for n, v in zip(embedding.names, embedding.values, strict=True))
+    return replace(query, labels=labels, classes=classes, ignore=None)
 
 
 def reference_windows(model: Iris, reference: Case, working_mm: float, scheme: str) -> Iterator[ReferenceWindow]:

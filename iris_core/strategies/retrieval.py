@@ -1,17 +1,15 @@
 """For each structure of the query, the references whose structure is most like it (paper, section 3.5)."""
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from iris_core.case import Case, LabelClass
+from iris_core.case import Case
 from iris_core.embeddings import TaskEmbedding, context_ensemble, only
 from iris_core.inference import segment
 from iris_core.strategies.base import Chosen, Given, Plan
-from iris_core.strategies.references import encode, encode_all
+from iris_core.strategies.references import as_reference, encode, encode_all
 
 
 def retrieval(given: Given) -> Plan:
@@ -27,7 +25,7 @@ def retrieval(given: Given) -> Plan:
 
     def plan(query: Case) -> Chosen:
         if len(pool) == 1:
-            return Chosen(pool[0], {name: f"{given.references[0].name}" for name in pool[0].names})
+            return Chosen(pool[0], {name: given.references[0].name for name in pool[0].names})
         found = _seen_again(given, first, query)
         wanted: dict[int, list[str]] = {}
         notes = {}
@@ -49,9 +47,7 @@ def retrieval(given: Given) -> Plan:
 
 def _seen_again(given: Given, first: TaskEmbedding, query: Case) -> TaskEmbedding | None:
     """T of what the first pass finds in the query; None if it finds nothing."""
-    labels = segment(given.model, first, query)
-    classes = tuple(LabelClass(n, v, (v,)) for n, v in zip(first.names, first.values, strict=True))
-    shown = replace(query, labels=labels, classes=classes, ignore=None)
+    shown = as_reference(query, segment(given.model, first, query), first)
     return encode(given.model, shown, first.spacing_mm, first.scheme, False) if shown.present() else None
 
 
