@@ -8,7 +8,7 @@ from pathlib import Path
 import gradio as gr
 from PIL import Image
 
-from app.cli import parse_names
+from app.commands.shown import parse_names
 from app.service import Service
 from app.session import Result, Sessions, segment_like
 from app.viewers.colours import css

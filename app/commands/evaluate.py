@@ -1,0 +1,177 @@
+"""`iris evaluate | advise`."""
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from app.commands.shown import Repeated, StrategyName, read_references
+from iris_core import __version__
+from iris_core.case import InputError
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Dice and surface distance on an nnU-Net raw dataset, on whole volumes in their own grids.
+
+    Queries are the cases of a split, references are drawn at random from the training cases of other patients. A class
+    that neither truth nor result shows is not counted; one that only one of them shows counts 0.
+    """
+
+    dataset: str
+    """Id or name."""
+    output: Path | None = None
+    """Where the JSON report goes; a CSV with every value and, for several pools, a figure go beside it."""
+    weights: str = "iris-small"
+    strategy: tuple[StrategyName, ...] = ("one_shot",)
+    """One or several: a row each."""
+    pool: tuple[str, ...] = ()
+    """Sizes of the pool of references, as counts or percentages of the training cases: 1 5 20 or 1% 10% 100%. Without
+    it, one_shot draws references for each query on its own."""
+    split: Literal["val", "train", "all"] = "val"
+    """Cases used as queries. For `all`, references are cases of other patients."""
+    draws: int = 5
+    """References a query, or pools a size."""
+    seed: int = 0
+    tolerance_mm: float = 2.0
+    """Of the normalised surface distance (NSD)."""
+    top_k: int = 3
+    steps: int = 40
+    rate: float = 0.01
+    grid: Literal["auto", "paper"] = "auto"
+    device: str = "auto"
+    raw_data: Path | None = None
+    channel: int = 0
+    splits: Path | None = None
+    """Folder with <dataset>/splits_final.json, for datasets that the weights have not seen."""
+
+    def run(self) -> int:
+        from tqdm import tqdm
+
+        from app.report import write_report
+        from app.service import Service
+        from iris_core.evaluation.protocol import evaluate, summarise
+        from iris_core.strategies import Given, Options
+        from nnunet_adapters.raw import evaluation_split, open_dataset
+
+        service = Service(self.weights, self.device)
+        known = service.checkpoint
+        dataset = open_dataset(self.dataset, self.raw_data, self.channel)
+        seen = known.training.get("datasets", {}).get(dataset.name)
+        train, val = evaluation_split(dataset, seen, self.splits)
+        queries = {"val": val, "train": train, "all": sorted(dataset.files)}[self.split]
+        options = Options(self.top_k, self.seed, self.steps, self.rate)
+        given = Given(known.model, (), (), known.bank, known.training, self.grid, dataset.scheme, options)
+        rows = []
+        for strategy in self.strategy:
+            for size, draws in self._draws(strategy, dataset, queries, train).items():
+                asked = tuple(f"{dataset.name}/{c.name}" for c in dataset.classes) if strategy == "memory_bank" else ()
+                work = evaluate(strategy, replace(given, classes=asked), dataset.case, draws, self.tolerance_mm)
+                scores, bar = [], tqdm(work, strategy, sum(len(d.queries) for d in draws), unit="query")
+                for score in bar:
+                    scores.append(score)
+                    if (mean := summarise(scores)["mean_dice"]) is not None:
+                        bar.set_postfix_str(f"mean Dice {mean:.3f}")
+                row = {"strategy": strategy, "pool": size, "share": size / len(train), **summarise(scores)}
+                if row["mean_dice"] is None:
+                    raise InputError(f"{dataset.name}: no reference drawn shows a class; try more --draws")
+                row["seconds_per_query"] = sum(s.seconds for s in scores) / sum(bool(s.dice) for s in scores)
+                rows.append(row | {"per_case": [vars(s) for s in scores]})
+        report = {
+            "command": ["iris", *sys.argv[1:]],
+            "version": __version__,
+            "weights": self.weights,
+            "weights_sha256": known.sha256,
+            "dataset": dataset.name,
+            "seen": seen_tag(bool(seen), self.split),
+            "split": self.split,
+            "tolerance_mm": self.tolerance_mm,
+            "results": rows,
+        }
+        write_report(report, self.output)
+        return 0
+
+    def _draws(self, strategy: str, dataset, queries: list[str], train: list[str]) -> dict:
+        """Size of the pool → draws."""
+        from iris_core.evaluation.protocol import Draw, draw_pairs, draw_pools
+
+        if strategy == "memory_bank":
+            return {0: [Draw((), tuple(queries))]}
+        if not self.pool or self.split == "all":
+            pool = sorted(dataset.files) if self.split == "all" else train
+            pairs = draw_pairs(dataset.patients, queries, pool, self.draws, self.seed)
+            if strategy != "one_shot" or self.pool or not pairs:
+                raise InputError(
+                    f"{dataset.name}: one_shot needs references of other patients than the queries, other strategies"
+                    f" a --pool and a split, got {strategy}, {self.pool or 'no pool'}, split {self.split!r} with"
+                    f" {len(queries)} queries; try --split all, or --pool 1 5 20"
+                )
+            return {1: [Draw((reference,), (query,)) for reference, query in pairs]}
+        sizes = dict.fromkeys(pool_size(size, len(train)) for size in self.pool)
+        if strategy == "one_shot":
+            sizes = [1]
+        return {n: draw_pools(dataset.patients, queries, train, n, self.draws, self.seed) for n in sizes}
+
+
+@dataclass(frozen=True)
+class Advise:
+    """Which strategy suits your references? Each is left out in turn and segmented from the others."""
+
+    reference: Repeated = ()
+    """Reference scan. Repeat it: two at least, better five. Each is taken for another patient."""
+    mask: Repeated = ()
+    """Its mask, one for each reference, in their order."""
+    dataset: str | None = None
+    """Or: id or name of an nnU-Net raw dataset."""
+    cases: int = 6
+    """References at most, drawn at random."""
+    weights: str = "iris-small"
+    tolerance_mm: float = 2.0
+    seed: int = 0
+    device: str = "auto"
+    raw_data: Path | None = None
+
+    def run(self) -> int:
+        from tqdm import tqdm
+
+        from app.report import print_advice
+        from app.service import Service
+        from iris_core.evaluation.protocol import Draw, evaluate, leave_one_out, summarise
+        from iris_core.strategies import STRATEGIES, Given, Options
+        from nnunet_adapters.raw import open_dataset
+
+        if bool(self.dataset) == bool(self.reference):
+            raise InputError("either --reference with --mask or --dataset must be given")
+        service = Service(self.weights, self.device)
+        if self.dataset:
+            dataset = open_dataset(self.dataset, self.raw_data)
+            read, patients = dataset.case, dataset.patients
+        else:
+            known = {case.name: case for case in read_references(self.reference, self.mask)}
+            read, patients = known.__getitem__, {name: name for name in known}
+        draws = leave_one_out(patients, self.cases, self.seed)
+        rows = []
+        for strategy in [name for name in STRATEGIES if name != "memory_bank"]:
+            given = Given(service.checkpoint.model, options=Options(seed=self.seed))
+            asked = [Draw(d.references[:1], d.queries) for d in draws] if strategy == "one_shot" else draws
+            work = tqdm(evaluate(strategy, given, read, asked, self.tolerance_mm), strategy, len(asked), unit="query")
+            scores = list(work)
+            seconds = sum(s.seconds for s in scores) / len(scores)
+            rows.append({"strategy": strategy, "seconds_per_query": seconds, **summarise(scores)})
+        print_advice(rows, len(draws), self.tolerance_mm)
+        return 0
+
+
+def pool_size(text: str, cases: int) -> int:
+    """'5' → 5, '10%' → a tenth of the cases, at least one. Raises InputError for anything else."""
+    number = text.removesuffix("%")
+    if not number.replace(".", "", 1).isdecimal() or (number == text and not text.isdecimal()):
+        raise InputError(f"--pool takes counts or percentages such as 5 or 10%, got {text!r}")
+    return max(1, round(float(number) / 100 * cases)) if number != text else int(text)
+
+
+def seen_tag(seen: bool, split: str) -> str:
+    """What the weights' training knew of an evaluation's queries."""
+    if not seen:
+        return "unseen dataset"
+    return "seen dataset, unseen patients" if split == "val" else "seen dataset, patients in training"

@@ -1,0 +1,98 @@
+"""`iris encode | segment | classes`."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from app.commands.shown import Shown
+from iris_core import __version__
+from iris_core.case import InputError
+
+
+@dataclass(frozen=True)
+class Encode(Shown):
+    """Write what references show as a task file: small, without voxels, to keep, to send, to segment with."""
+
+    output: Path = tyro.MISSING
+    """The task file, *.task.safetensors."""
+
+    def run(self) -> int:
+        from app.service import Service
+
+        if not self.output.name.endswith(".task.safetensors"):
+            raise InputError(f"{self.output}: the name of a task file must end in .task.safetensors")
+        if "retrieval" in self.strategy:
+            raise InputError(f"{self.strategy} makes another task for every query: there is none to write")
+        service = Service(self.weights, self.device)
+        embedding = self.plan(service, self.references())(None).embedding
+        made_from = [path.name for path in (*self.reference, *self.mask, *self.task)]
+        service.write_task(self.output, embedding, tuple(made_from))
+        print(f"{', '.join(embedding.names)}: {self.output}, {self.output.stat().st_size / 2**20:.1f} MiB")
+        return 0
+
+
+@dataclass(frozen=True)
+class Segment(Shown):
+    """Segment queries as the references show. Each result lies on its query's own grid and is named after it."""
+
+    query: tuple[Path, ...] = tyro.MISSING
+    """Scans, or folders of scans."""
+    output: Path = tyro.MISSING
+    """Folder for the masks and run.json."""
+    continue_: Annotated[bool, tyro.conf.arg(name="continue")] = False
+    """Leave results that exist already."""
+    num_parts: int = 1
+    """Share the queries among several processes, as in nnU-Net …"""
+    part_id: int = 0
+    """… of which this is one, from 0."""
+    confidence: bool = True
+    """Estimate each result's quality: segment the reference with the result as its mask. Costs as much again."""
+
+    def run(self) -> int:
+        from app.service import Service
+        from nnunet_adapters.folder import Part, expand_queries, segment_queries
+
+        part = Part(self.part_id, self.num_parts)
+        service = Service(self.weights, self.device)
+        shown = (*self.reference, *self.mask, *self.task)
+        queries = expand_queries(self.query, shown)
+        references = self.references()
+        plan = self.plan(service, references)
+        report = {
+            "command": ["iris", *sys.argv[1:]],
+            "version": __version__,
+            "weights": self.weights,
+            "weights_sha256": service.checkpoint.sha256,
+            "strategy": self.strategy,
+            "references": [str(path) for path in self.reference],
+            "masks": [str(path) for path in self.mask],
+            "tasks": [str(path) for path in self.task],
+            "known_classes": self.classes,
+        }
+
+        def confidence(query, labels, embedding):
+            return service.confidence(references if self.confidence else [], query, labels, embedding)
+
+        kept = self.output, self.continue_, report, part
+        return segment_queries(service.segment, plan, confidence, queries, shown, *kept)
+
+
+@dataclass(frozen=True)
+class Classes:
+    """List the classes that the weights know, for --classes."""
+
+    weights: str = "iris-small"
+    """Name of released weights or a checkpoint folder."""
+
+    def run(self) -> int:
+        from app.service import Service
+        from iris_core.strategies.memory_bank import known_classes
+
+        known = Service(self.weights, "cpu").checkpoint
+        print("class                                     seen in episodes   spacing mm   intensities")
+        for name, about in known_classes(known.bank, known.training).items():
+            print(f"{name:44s} {about['updates']:13d} {about['spacing_mm']:12.2f}   {about['scheme']}")
+        return 0
