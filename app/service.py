@@ -1,5 +1,6 @@
 """The model, loaded once. The only file of the page that calls iris_core's model."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from iris_core import checkpoint, inference
 from iris_core.case import Case, InputError
 from iris_core.embeddings import TaskEmbedding
 from iris_core.evaluation.confidence import confidence
-from iris_core.strategies import STRATEGIES, Given, Plan
-from iris_core.task_file import TaskFile, load_task, save_task
+from iris_core.pool import open_pool
+from iris_core.strategies import STRATEGIES, Given, Known, Plan
+from iris_core.task_file import load_task, save_task
+from nnunet_adapters.raw import RawDataset
 from weights import find_weights
 
 
@@ -33,15 +36,30 @@ class Service:
     def __init__(self, weights: str = "iris-small", device: str = "auto") -> None:
         self.checkpoint = checkpoint.load(find_weights(weights), pick_device(device))
 
-    def plan(self, strategy: str, references: Sequence[Case] = (), classes: Sequence[str] = (), **settings) -> Plan:
-        """What a strategy makes of references or known classes: T for every query. settings: of Given."""
-        known = self.checkpoint
-        return STRATEGIES[strategy](Given(known.model, references, classes, known.bank, known.training, **settings))
+    def plan(self, strategy: str, references: Sequence[Case] = (), known: Sequence[Known] = (), **settings) -> Plan:
+        """What a strategy makes of what is shown: T for every query. settings: of Given.
+
+        strategy: 'auto' is one_shot for one reference, ensemble for several, memory_bank for classes.
+        """
+        if strategy == "auto":
+            n = len(references) + len(known)
+            strategy = "memory_bank" if settings.get("classes") else "one_shot" if n == 1 else "ensemble"
+        c = self.checkpoint
+        return STRATEGIES[strategy](Given(c.model, references, known, bank=c.bank, training=c.training, **settings))
 
     def encode(self, *references: Case, grid: str = "auto", scheme: str | None = None) -> TaskEmbedding:
         """The task of one reference, or the mean of several."""
-        strategy = "one_shot" if len(references) == 1 else "ensemble"
-        return self.plan(strategy, references, grid=grid, scheme=scheme)(references[0]).embedding
+        return self.plan("auto", references, grid=grid, scheme=scheme)(references[0]).embedding
+
+    def pool(self, dataset: RawDataset, folder: Path | None, grid: str, progress=lambda done, of: None) -> list[Known]:
+        """The cases of a raw dataset as references, from the index in ``folder``, which is brought up to date.
+
+        folder: by default one below the user's cache.
+        """
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "iris" / "pools"
+        folder = folder or cache / f"{dataset.name}-{self.checkpoint.sha256[:12]}-{grid}"
+        sources = {name: dataset.source(name) for name in sorted(dataset.files)}
+        return open_pool(folder, self.checkpoint, dataset.name, sources, dataset.case, grid, dataset.scheme, progress)
 
     def confidence(
         self, references: Sequence[Case], query: Case, labels: np.ndarray, embedding: TaskEmbedding
@@ -52,8 +70,9 @@ class Service:
     def write_task(self, path: Path, embedding: TaskEmbedding, made_from: tuple[str, ...]) -> None:
         save_task(path, embedding, self.checkpoint.sha256, made_from)
 
-    def read_task(self, path: Path) -> TaskFile:
-        return load_task(path, self.checkpoint.model, self.checkpoint.sha256)
+    def read_task(self, path: Path) -> Known:
+        """A task file as a reference that is encoded already."""
+        return Known(path.name, load_task(path, self.checkpoint.model, self.checkpoint.sha256))
 
     def segment(
         self, embedding: TaskEmbedding, query: Case, progress: Callable[[int, int], None] = lambda done, of: None

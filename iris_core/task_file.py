@@ -1,7 +1,7 @@
 """A TaskEmbedding as a file: what a reference taught, to be kept, sent and used without the reference."""
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,16 +18,6 @@ from iris_core.model.task_encoder import ATLAS, Task
 
 MAX_BYTES = 2**30
 MAX_CLASSES = 1024
-
-
-@dataclass(frozen=True)
-class TaskFile:
-    """embedding, and where it comes from: the weights' hash, when (ISO 8601, UTC) and from which files' names."""
-
-    embedding: TaskEmbedding
-    weights_sha256: str
-    made: str
-    made_from: tuple[str, ...]
 
 
 def save_task(path: Path, embedding: TaskEmbedding, weights_sha256: str, made_from: tuple[str, ...]) -> None:
@@ -55,7 +45,7 @@ def save_task(path: Path, embedding: TaskEmbedding, weights_sha256: str, made_fr
     write_atomically(path, lambda temporary: save_file(tensors, temporary, {"iris_task": json.dumps(about)}))
 
 
-def load_task(path: Path, model: Iris, weights_sha256: str) -> TaskFile:
+def load_task(path: Path, model: Iris, weights_sha256: str) -> TaskEmbedding:
     """Read a task file. Raises InputError where it is damaged, of other weights, or not what this model makes."""
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -81,10 +71,9 @@ def load_task(path: Path, model: Iris, weights_sha256: str) -> TaskFile:
         for task in tasks:
             _check(task, model, len(values))
         overviews = tuple(Overview(t, s) for t, s in zip(tasks[1:], spacings[1:], strict=True))
-        embedding = TaskEmbedding(
+        return TaskEmbedding(
             tasks[0], values, names, spacings[0], str(about["scheme"]), bool(about["overlapping"]), overviews
         )
-        return TaskFile(embedding, weights_sha256, str(about["made"]), tuple(map(str, about["made_from"])))
     except InputError:
         raise
     except (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError) as error:

@@ -61,7 +61,14 @@ class Evaluate:
         train, val = evaluation_split(dataset, seen, self.splits)
         queries = {"val": val, "train": train, "all": sorted(dataset.files)}[self.split]
         options = Options(self.top_k, self.seed, self.steps, self.rate)
-        given = Given(known.model, (), (), known.bank, known.training, self.grid, dataset.scheme, options)
+        given = Given(
+            known.model,
+            bank=known.bank,
+            training=known.training,
+            grid=self.grid,
+            scheme=dataset.scheme,
+            options=options,
+        )
         rows = []
         for strategy in self.strategy:
             for size, draws in self._draws(strategy, dataset, queries, train).items():

@@ -29,6 +29,7 @@ class Encode(Shown):
         service = Service(self.weights, self.device)
         embedding = self.plan(service, self.references())(None).embedding
         made_from = [path.name for path in (*self.reference, *self.mask, *self.task)]
+        made_from += [self.pool] if self.pool else []
         service.write_task(self.output, embedding, tuple(made_from))
         print(f"{', '.join(embedding.names)}: {self.output}, {self.output.stat().st_size / 2**20:.1f} MiB")
         return 0
@@ -70,11 +71,14 @@ class Segment(Shown):
             "references": [str(path) for path in self.reference],
             "masks": [str(path) for path in self.mask],
             "tasks": [str(path) for path in self.task],
+            "pool": self.pool,
             "known_classes": self.classes,
         }
 
+        judges = self.judges(references) if self.confidence else []
+
         def confidence(query, labels, embedding):
-            return service.confidence(references if self.confidence else [], query, labels, embedding)
+            return service.confidence(judges, query, labels, embedding)
 
         kept = self.output, self.continue_, report, part
         return segment_queries(service.segment, plan, confidence, queries, shown, *kept)

@@ -9,6 +9,7 @@ import tyro
 from iris_core.case import InputError
 
 StrategyName = Literal["one_shot", "ensemble", "memory_bank", "retrieval", "image_retrieval", "tuning"]
+JUDGES = 10  # cases of a pool that are read for the estimate of quality
 Repeated = tyro.conf.UseAppendAction[tuple[Path, ...]]  # --reference a --reference b
 
 
@@ -22,6 +23,14 @@ class Shown:
     """Its mask: whole numbers, 0 is background, on the reference's grid. One for each reference, in their order."""
     task: Repeated = ()
     """Task file that `iris encode` wrote with the same weights. May be repeated."""
+    pool: str | None = None
+    """Id or name of an nnU-Net raw dataset: each of its labelled cases is a reference. They are encoded once."""
+    index: Path | None = None
+    """Folder of the encoded pool, kept up to date; default one in ~/.cache/iris/pools for each dataset and weights."""
+    raw_data: Path | None = None
+    """Folder of raw datasets; default the environment's nnUNet_raw."""
+    channel: int = 0
+    """Image channel of a pool that has several."""
     classes: str = ""
     """Classes that the weights know, for the memory bank: "Dataset004_Hippocampus/Anterior,…". No reference needed."""
     weights: str = "iris-small"
@@ -45,45 +54,75 @@ class Shown:
     device: str = "auto"
 
     def references(self) -> list:
-        """The cases that --reference and --mask name."""
-        return read_references(self.reference, self.mask, parse_names(self.names))
+        """The cases that --reference and --mask name; those of --pool too where their scans themselves are wanted."""
+        cases = read_references(self.reference, self.mask, parse_names(self.names))
+        if self.pool and self.strategy == "tuning":
+            dataset = self._dataset()
+            cases += [case for case in map(dataset.case, sorted(dataset.files)) if case.present()]
+        return cases
 
     def plan(self, service, references: list):
         """T for every query, from all that is shown. Raises InputError where nothing is, or it does not go together."""
-        from tqdm import tqdm
-
-        from iris_core.embeddings import context_ensemble
         from iris_core.strategies import Options
-        from iris_core.strategies.base import always
 
         classes = tuple(filter(None, self.classes.split(",")))
-        if bool(self.reference or self.task) == bool(classes):
+        if bool(self.reference or self.task or self.pool) == bool(classes):
             raise InputError(
-                "show --reference with --mask, or --task files, or --classes that the weights know, got"
-                f" {len(self.reference)} references, {len(self.task)} task files, {len(classes)} classes"
+                "show --reference with --mask, --task files or a --pool; or --classes that the weights know; got"
+                f" {len(self.reference)} references, {len(self.task)} task files, pool {self.pool or 'none'},"
+                f" {len(classes)} classes"
             )
-        strategy = self.strategy
-        if strategy == "auto":
-            strategy = "memory_bank" if classes else "one_shot" if len(self.reference) == 1 else "ensemble"
-        if self.task and strategy not in ("one_shot", "ensemble"):
-            raise InputError(f"--task goes with one_shot and ensemble, got --strategy {strategy}")
-        found = [service.read_task(path).embedding for path in self.task]
-        with tqdm(desc=strategy, disable=len(references) < 2 and strategy != "tuning") as bar:
+        known = [service.read_task(path) for path in self.task]
+        if self.pool and self.strategy != "tuning":
+            with _Bar("pool") as bar:
+                known += service.pool(self._dataset(), self.index, self.grid, bar.progress)
+        with _Bar(self.strategy, hidden=len(references) < 2 and self.strategy != "tuning") as bar:
+            return service.plan(
+                self.strategy,
+                references,
+                known,
+                classes=classes,
+                grid=self.grid,
+                scheme=None if self.intensity == "auto" else self.intensity,
+                options=Options(self.top_k, self.seed, self.steps, self.rate),
+                progress=bar.progress,
+            )
 
-            def progress(done: int, of: int) -> None:
-                bar.total = of
-                bar.update(done + 1 - bar.n)
+    def judges(self, references: list) -> list:
+        """Cases that say how good a result is: the references, else the first of the pool that show its classes."""
+        if references or not self.pool:
+            return references
+        dataset, cases, seen = self._dataset(), [], set()
+        for name in sorted(dataset.files)[:JUDGES]:
+            case = dataset.case(name)
+            if new := {c.name for c in case.present()} - seen:
+                cases.append(case)
+                seen |= new
+        return cases
 
-            plan = None
-            if references or classes:
-                scheme = None if self.intensity == "auto" else self.intensity
-                options = Options(self.top_k, self.seed, self.steps, self.rate)
-                settings = {"grid": self.grid, "scheme": scheme, "options": options, "progress": progress}
-                plan = service.plan(strategy, references, classes, **settings)
-        if found:
-            shown = [plan(references[0]).embedding] if plan else []
-            plan = always(context_ensemble([*shown, *found]))
-        return plan
+    def _dataset(self):
+        from nnunet_adapters.raw import open_dataset
+
+        return open_dataset(self.pool, self.raw_data, self.channel)
+
+
+class _Bar:
+    """A progress bar that learns its length with the first step."""
+
+    def __init__(self, name: str, hidden: bool = False) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(desc=name, disable=hidden)
+
+    def progress(self, done: int, of: int) -> None:
+        self._bar.total = of
+        self._bar.update(done + 1 - self._bar.n)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._bar.close()
 
 
 def read_references(scans: tuple[Path, ...], masks: tuple[Path, ...], names: dict[int, str] | None = None) -> list:

@@ -1,6 +1,6 @@
 """Strategies: each makes, of what is given, a plan that has T for every query. A new one is one file and one line."""
 
-from iris_core.strategies.base import Chosen, Given, Options, Plan, Strategy
+from iris_core.strategies.base import Chosen, Given, Known, Options, Plan, Strategy
 from iris_core.strategies.ensemble import ensemble
 from iris_core.strategies.image_retrieval import image_retrieval
 from iris_core.strategies.memory_bank import memory_bank
@@ -17,4 +17,4 @@ STRATEGIES: dict[str, Strategy] = {
     "tuning": tuning,
 }
 
-__all__ = ["STRATEGIES", "Chosen", "Given", "Options", "Plan", "Strategy"]
+__all__ = ["STRATEGIES", "Chosen", "Given", "Known", "Options", "Plan", "Strategy"]

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from iris_core.case import Case, InputError
 from iris_core.embeddings import MemoryBank, TaskEmbedding
 from iris_core.model.iris import Iris
@@ -23,16 +25,27 @@ class Options:
 
 
 @dataclass(frozen=True)
+class Known:
+    """A reference that is encoded already. descriptor: (C,) of its whole image, for image retrieval; or None."""
+
+    name: str
+    embedding: TaskEmbedding
+    descriptor: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Given:
     """What a strategy may draw on.
 
-    references: cases with labels. classes: 'Dataset/class' that the weights know, for the memory bank. grid: 'auto'
-    chooses the working spacing from the references, 'paper' is 1.5 mm. scheme: of the intensities, None detects it.
-    progress: called with steps done and all, by strategies that take long before the first query.
+    references: cases with labels. known: more of them, encoded before: of task files, of a pool.
+    classes: 'Dataset/class' that the weights know, for the memory bank. grid: 'auto' chooses the working spacing from
+    the references, 'paper' is 1.5 mm. scheme: of the intensities, None detects it. progress: called with steps done
+    and all, by strategies that take long before the first query.
     """
 
     model: Iris
     references: Sequence[Case] = ()
+    known: Sequence[Known] = ()
     classes: Sequence[str] = ()
     bank: MemoryBank = field(default_factory=MemoryBank)
     training: dict = field(default_factory=dict)
@@ -42,7 +55,7 @@ class Given:
     progress: Callable[[int, int], None] = lambda done, of: None
 
     def require_references(self, strategy: str) -> None:
-        if not self.references:
+        if not self.references and not self.known:
             raise InputError(f"{strategy} needs at least one reference with its mask, got none")
 
 

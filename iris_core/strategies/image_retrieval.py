@@ -5,30 +5,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from iris_core.case import Case
-from iris_core.embeddings import context_ensemble
+from iris_core.case import Case, InputError
 from iris_core.geometry import WorkingGrid, apply_matrices, oriented, window_shape
 from iris_core.intensity import normalise
 from iris_core.model.iris import Iris, precision
 from iris_core.strategies.base import Chosen, Given, Plan
-from iris_core.strategies.references import encode_all
+from iris_core.strategies.references import encode_all, mean_of
 
 
 def image_retrieval(given: Given) -> Plan:
     """All classes from the same references, nearest by the cosine of one descriptor an image."""
     given.require_references("image_retrieval")
     pool = encode_all(given)
-    scheme = pool[0].scheme
-    known = torch.stack([descriptor(given.model, reference, scheme) for reference in given.references])
+    scheme = pool[0].embedding.scheme
+    images = [descriptor(given.model, reference, scheme) for reference in given.references]
+    for known in given.known:
+        if known.descriptor is None:
+            raise InputError(f"{known.name}: image_retrieval needs the reference's image, a task file has none")
+        images.append(known.descriptor)
+    images = torch.stack(images)
+    centre = images.mean(0)
 
     def plan(query: Case) -> Chosen:
         if len(pool) == 1:
-            return Chosen(pool[0], {name: given.references[0].name for name in pool[0].names})
-        centre = known.mean(0)
-        near = F.cosine_similarity((descriptor(given.model, query, scheme) - centre)[None], known - centre)
+            return Chosen(pool[0].embedding, dict.fromkeys(pool[0].embedding.names, pool[0].name))
+        near = F.cosine_similarity((descriptor(given.model, query, scheme) - centre)[None], images - centre)
         best = near.argsort(descending=True)[: given.options.top_k].tolist()
-        chosen = context_ensemble([pool[i] for i in best])
-        note = ", ".join(f"{given.references[i].name} ({near[i]:.3f})" for i in best)
+        chosen = mean_of([pool[i] for i in best])
+        note = ", ".join(f"{pool[i].name} ({near[i]:.3f})" for i in best)
         return Chosen(chosen, dict.fromkeys(chosen.names, note))
 
     return plan

@@ -7,6 +7,6 @@ from iris_core.strategies.references import encode_all
 
 def one_shot(given: Given) -> Plan:
     """Every class that the one reference shows. Raises InputError where there is not one, or it shows nothing."""
-    if len(given.references) != 1:
-        raise InputError(f"one_shot takes one reference, got {len(given.references)}; choose ensemble for several")
-    return always(encode_all(given)[0])
+    if (n := len(given.references) + len(given.known)) != 1:
+        raise InputError(f"one_shot takes one reference, got {n}; choose ensemble for several")
+    return always(encode_all(given)[0].embedding)

@@ -1,7 +1,7 @@
 """References → task embeddings: working spacing, intensity scheme, windows. What all strategies share."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from iris_core.case import Case, InputError, LabelClass
-from iris_core.embeddings import Overview, TaskEmbedding, combine, geometric_mean
+from iris_core.embeddings import Overview, TaskEmbedding, combine, context_ensemble, geometric_mean
 from iris_core.geometry import (
     WorkingGrid,
     apply_matrices,
@@ -21,7 +21,7 @@ from iris_core.geometry import (
 )
 from iris_core.intensity import detect_scheme, normalise
 from iris_core.model.iris import Iris, precision
-from iris_core.strategies.base import Given
+from iris_core.strategies.base import Given, Known
 
 PAPER_SPACING_MM = 1.5
 OVERVIEWS = (2, 4)  # × the working spacing. Ours
@@ -29,7 +29,7 @@ GRIDS = ("auto", "paper")
 
 
 def shared_scale(
-    model: Iris, references: Sequence[Case], grid: str = "auto", scheme: str | None = None
+    model: Iris, references: Iterable[Case], grid: str = "auto", scheme: str | None = None
 ) -> tuple[float, str]:
     """Working spacing in mm and intensity scheme for a task that several references show.
 
@@ -53,14 +53,21 @@ def shared_scale(
     return (geometric_mean(spacings) if spacings else PAPER_SPACING_MM), next(iter(schemes))
 
 
-def encode_all(given: Given) -> list[TaskEmbedding]:
-    """Every reference, at one working spacing and with one intensity scheme."""
-    spacing_mm, scheme = shared_scale(given.model, given.references, given.grid, given.scheme)
-    embeddings = []
+def encode_all(given: Given) -> list[Known]:
+    """Every reference, at one working spacing and with one intensity scheme; then those that are known already."""
+    encoded = []
+    if given.references:
+        spacing_mm, scheme = shared_scale(given.model, given.references, given.grid, given.scheme)
     for reference in given.references:
-        given.progress(len(embeddings), len(given.references))
-        embeddings.append(encode(given.model, reference, spacing_mm, scheme, given.grid == "auto"))
-    return embeddings
+        given.progress(len(encoded), len(given.references))
+        embedding = encode(given.model, reference, spacing_mm, scheme, given.grid == "auto")
+        encoded.append(Known(reference.name, embedding))
+    return [*encoded, *given.known]
+
+
+def mean_of(pool: Sequence[Known]) -> TaskEmbedding:
+    """The context ensemble of encoded references."""
+    return context_ensemble([known.embedding for known in pool])
 
 
 @dataclass(frozen=True)

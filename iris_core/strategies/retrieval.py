@@ -9,7 +9,7 @@ from iris_core.case import Case
 from iris_core.embeddings import TaskEmbedding, context_ensemble, only
 from iris_core.inference import segment
 from iris_core.strategies.base import Chosen, Given, Plan
-from iris_core.strategies.references import as_reference, encode, encode_all
+from iris_core.strategies.references import as_reference, encode, encode_all, mean_of
 
 
 def retrieval(given: Given) -> Plan:
@@ -20,27 +20,28 @@ def retrieval(given: Given) -> Plan:
     """
     given.require_references("retrieval")
     pool = encode_all(given)
-    first = pool[np.random.default_rng(given.options.seed).integers(len(pool))]
-    everything = context_ensemble(pool)
+    first = pool[np.random.default_rng(given.options.seed).integers(len(pool))].embedding
+    everything = mean_of(pool)
 
     def plan(query: Case) -> Chosen:
         if len(pool) == 1:
-            return Chosen(pool[0], {name: given.references[0].name for name in pool[0].names})
+            return Chosen(everything, dict.fromkeys(everything.names, pool[0].name))
         found = _seen_again(given, first, query)
         wanted: dict[int, list[str]] = {}
         notes = {}
         for name in everything.names:
-            having = [i for i, embedding in enumerate(pool) if name in embedding.names]
+            having = [i for i, known in enumerate(pool) if name in known.embedding.names]
             if found is not None and name in found.names:
-                near = _cosine(found, [pool[i] for i in having], name)
+                near = _cosine(found, [pool[i].embedding for i in having], name)
                 best = near.argsort(descending=True)[: given.options.top_k].tolist()
-                notes[name] = ", ".join(f"{given.references[having[i]].name} ({near[i]:.3f})" for i in best)
+                notes[name] = ", ".join(f"{pool[having[i]].name} ({near[i]:.3f})" for i in best)
                 having = [having[i] for i in best]
             else:
                 notes[name] = f"not found by the first pass: all {len(having)} references"
             for i in having:
                 wanted.setdefault(i, []).append(name)
-        return Chosen(context_ensemble([only(pool[i], names) for i, names in sorted(wanted.items())]), notes)
+        chosen = context_ensemble([only(pool[i].embedding, names) for i, names in sorted(wanted.items())])
+        return Chosen(chosen, notes)
 
     return plan
 

@@ -6,12 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from iris_core.embeddings import TaskEmbedding, context_ensemble
+from iris_core.case import InputError
+from iris_core.embeddings import TaskEmbedding
 from iris_core.model.iris import Features, precision, upsample
 from iris_core.model.losses import segmentation_loss
 from iris_core.model.task_encoder import Task
 from iris_core.strategies.base import Given, Plan, always
-from iris_core.strategies.references import encode_all, reference_windows
+from iris_core.strategies.references import encode_all, mean_of, reference_windows
 
 CHECK_EVERY = 5  # steps between looks at the reference left out
 
@@ -33,8 +34,9 @@ def tuning(given: Given) -> Plan:
     so it is set aside while fitting and stays as it was. With two references or more the last is left out of the loss
     and says which step was best, the start included: T overfits otherwise. Zero steps are the start itself.
     """
-    given.require_references("tuning")
-    start = context_ensemble(encode_all(given))
+    if not given.references:
+        raise InputError("tuning needs at least one reference scan with its mask, got none; a task file has no voxels")
+    start = mean_of(encode_all(given))
     if not given.options.steps:
         return always(start)
     lessons = [_lessons(given, start, i) for i in range(len(given.references))]

@@ -32,6 +32,7 @@ LAYERS = [
     "task_file",
     "inference",
     "strategies",  # after inference: retrieval's first pass segments the query
+    "pool",
     "evaluation",
     "data",
     "training",
