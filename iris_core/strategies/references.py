@@ -87,10 +87,11 @@ def encode(model: Iris, reference: Case, spacing_mm: float, scheme: str, overvie
     """
     classes = reference.present()
     coarser = [spacing_mm * step for step in OVERVIEWS] if overviews else []
+    volumes = Volumes.of(reference, scheme)
     tasks = []
     for working_mm in (spacing_mm, *coarser):
         parts, weights = [], []
-        for window in reference_windows(model, reference, working_mm, scheme):
+        for window in reference_windows(model, volumes, working_mm):
             with precision(window.image.device):
                 parts.append(model.encode_task(model.encode_image(window.image), window.masks, window.box))
             weights.append(window.masks[0].sum((1, 2, 3)))
@@ -112,22 +113,34 @@ def as_reference(query: Case, labels: np.ndarray, embedding: TaskEmbedding) -> C
     return replace(query, labels=labels, classes=classes, ignore=None)
 
 
-def reference_windows(model: Iris, reference: Case, working_mm: float, scheme: str) -> Iterator[ReferenceWindow]:
+@dataclass(frozen=True)
+class Volumes:
+    """A reference as the model takes it: the normalised image (x, y, z) in RAS+ order, a boolean mask a class."""
+
+    image: np.ndarray
+    masks: list[np.ndarray]
+    spacing_mm: tuple[float, ...]
+
+    @classmethod
+    def of(cls, reference: Case, scheme: str) -> "Volumes":
+        image, spacing_mm = oriented(reference, normalise(reference.image, scheme))
+        labels, _ = oriented(reference, reference.labels)
+        return cls(np.ascontiguousarray(image), [c.mask(labels) for c in reference.present()], spacing_mm)
+
+
+def reference_windows(model: Iris, reference: Volumes, working_mm: float) -> Iterator[ReferenceWindow]:
     """The windows that hold what a reference shows: one around it, or several side by side if it is larger."""
-    image, voxel_mm = oriented(reference, normalise(reference.image, scheme))
-    labels, _ = oriented(reference, reference.labels)
-    masks = [c.mask(labels) for c in reference.present()]
-    volumes = [np.ascontiguousarray(image), *(mask.astype(np.float32) for mask in masks)]
-    grid = WorkingGrid(labels.shape, voxel_mm, working_mm)
-    shown = np.any(masks, 0)
-    size = (np.diff(extent(shown), axis=0)[0] * voxel_mm / working_mm).clip(max=grid.working_shape)
+    volumes = [torch.from_numpy(np.asarray(v, np.float32)) for v in (reference.image, *reference.masks)]
+    grid = WorkingGrid(reference.image.shape, reference.spacing_mm, working_mm)
+    shown = np.any(reference.masks, 0)
+    size = (np.diff(extent(shown), axis=0)[0] * reference.spacing_mm / working_mm).clip(max=grid.working_shape)
     window, multiple = model.config.window, model.config.multiple
     lengths = [n if across <= window else math.ceil(across) for n, across in zip(grid.working_shape, size, strict=True)]
     shape = window_shapes(grid.working_shape, lengths, window, multiple)
     device = next(model.parameters()).device
     for start in _windows(shown, grid, shape):
         matrices = grid.window_matrices(start, shape)
-        cut = torch.stack([apply_matrices(torch.from_numpy(v), matrices) for v in volumes])[None].to(device)
+        cut = torch.stack([apply_matrices(v, matrices) for v in volumes])[None].to(device)
         if cut[:, 1:].any():
             yield ReferenceWindow(cut[:, :1], cut[:, 1:], grid.box(start, shape)[None].to(device))
 

@@ -12,7 +12,7 @@ from iris_core.model.iris import Features, precision, upsample
 from iris_core.model.losses import segmentation_loss
 from iris_core.model.task_encoder import Task
 from iris_core.strategies.base import Given, Plan, always
-from iris_core.strategies.references import encode_all, mean_of, reference_windows
+from iris_core.strategies.references import Volumes, encode_all, mean_of, reference_windows
 
 CHECK_EVERY = 5  # steps between looks at the reference left out
 
@@ -48,7 +48,7 @@ def _lessons(given: Given, start: TaskEmbedding, i: int) -> list[Lesson]:
     reference = given.references[i]
     classes = [start.names.index(c.name) for c in reference.present()]
     lessons = []
-    for window in reference_windows(given.model, reference, start.spacing_mm, start.scheme):
+    for window in reference_windows(given.model, Volumes.of(reference, start.scheme), start.spacing_mm):
         with precision(window.image.device):
             features = given.model.encode_image(window.image)
         lessons.append(Lesson(features, window.masks, window.box, classes))
