@@ -23,7 +23,7 @@ from iris_core.geometry import (
     window_shapes,
     window_starts,
 )
-from iris_core.intensity import normalise
+from iris_core.intensity import detect_scheme, normalise
 from iris_core.model.iris import Iris, precision
 from iris_core.model.task_encoder import Task
 
@@ -56,12 +56,16 @@ def segment(
     Windows with 50 % overlap, blended by a Gaussian (paper: averaged). Logits are summed at the model's output
     stride on the working grid and brought to the query's grid slab by slab. progress: called with windows done, all.
 
+    A task that a CT showed is carried to another modality by the query's own percentiles: clipping to Hounsfield units
+    would cut an MR's bright half off.
+
     locate: where the field of view takes MANY_WINDOWS or more and T has an overview, a coarse pass over the whole
     query comes first. Each class that it is sure of is then looked for there alone; and if it is sure of all of them,
     the windows cover only those places. Else, or if one of them is then not found there, they cover everything.
     """
     device = next(model.parameters()).device
-    image, spacing_mm = oriented(query, normalise(query.image, embedding.scheme))
+    scheme = detect_scheme(query.image) if embedding.scheme == "ct" else embedding.scheme
+    image, spacing_mm = oriented(query, normalise(query.image, scheme))
     volume = torch.from_numpy(np.ascontiguousarray(image))
     grid = WorkingGrid(image.shape, spacing_mm, embedding.spacing_mm)
     region = None

@@ -231,3 +231,11 @@ def test_a_mask_larger_than_a_window_is_encoded_in_windows(tiny):
     assert embedding.task.memory_keys.shape[1] == embedding.task.memory_masks.shape[2] > 0
     assert embedding.task.location[0, 0, 0] == pytest.approx(1.0)
     assert abs(float(embedding.task.location[0, 0, 1])) < 0.05  # the mask is centred along x
+
+
+def test_a_task_of_a_ct_takes_an_mr_by_its_own_percentiles(tiny, reference):
+    """Clipped to Hounsfield units an MR would lose everything brighter than 500."""
+    embedding = task("one_shot", tiny, [reference])
+    query = replace(reference, image=reference.image * 10 + 1000)
+    by_percentile = segment(tiny, replace(embedding, scheme="percentile"), query)
+    assert (segment(tiny, replace(embedding, scheme="ct"), query) == by_percentile).all()
