@@ -16,6 +16,7 @@ from iris_core.case import Case, InputError
 from iris_core.checkpoint import write_json
 from iris_core.embeddings import TaskEmbedding
 from iris_core.strategies import Chosen, Plan
+from nnunet_adapters.dicom_seg import dicom_seg
 from nnunet_adapters.headers import ending, is_scan
 from nnunet_adapters.images import read_scan, stem, write_mask
 
@@ -44,6 +45,11 @@ def output_name(query: Path) -> str:
     if query.is_dir():
         return query.resolve().name + ".nii.gz"
     return stem(query) + (".mha" if ending(query) == ".mhd" else ending(query))
+
+
+def seg_name(name: str) -> str:
+    """The DICOM-SEG beside the mask of a DICOM folder, by the mask's name."""
+    return name.removesuffix(".nii.gz") + ".seg.dcm"
 
 
 def named_outputs(queries: list[Path]) -> dict[str, Path]:
@@ -97,8 +103,9 @@ def segment_queries(
     The next scan is read and the last mask written while one is decoded; at most two scans wait.
     plan: T for a query. confidence: of a query, its labels and their T, per class; {} for none.
     shown: the reference and its mask, which no result may replace. keep: leave masks that exist. report: goes into
-    run.json, with an entry a query. Raises InputError before any work if a result would replace a file that no
-    former run wrote.
+    run.json, with an entry a query. A folder of DICOM files gets a DICOM-SEG beside its mask.
+
+    Raises InputError before any work if a result would replace a file that no former run wrote.
     """
     names = named_outputs(queries)
     former = _former_results(output)
@@ -107,8 +114,10 @@ def segment_queries(
         target = output / name
         if target.resolve() in scans:
             raise InputError(f"{query}: its result would overwrite {target}; choose another --output")
-        if target.exists() and not keep and name not in former:
-            raise InputError(f"{target}: exists and is no result of a former run; move it or choose another --output")
+        written = (target, output / seg_name(name)) if query.is_dir() else (target,)
+        for path in written:
+            if path.exists() and not keep and name not in former:
+                raise InputError(f"{path}: exists and is no result of a former run; move it or choose another --output")
     names = dict(list(names.items())[part.number :: part.of])
     there = [name for name in names if keep and (output / name).is_file()]
     entries = {name: former.get(name, {"query": str(names[name])}) | {"status": "kept"} for name in there}
@@ -127,8 +136,7 @@ def segment_queries(
 
     def finish(name: str, written: Future, entry: dict) -> None:
         try:
-            written.result()
-            record(name, entry)
+            record(name, entry | written.result())
         except FAILURES as error:
             fail(name, error)
 
@@ -145,7 +153,7 @@ def segment_queries(
                 labels = segment(chosen.embedding, case)
                 if last:
                     finish(*last)
-                written = writer.submit(write_mask, labels, query, output / name)
+                written = writer.submit(_write, labels, query, output / name, chosen.embedding)
                 trust = confidence(case, labels, chosen.embedding)
                 last = name, written, _entry(query, case, chosen, labels, trust, time.perf_counter() - started)
             except FAILURES as error:
@@ -167,6 +175,21 @@ def _ahead(reader: ThreadPoolExecutor, work: list[tuple[str, Path]]) -> Iterator
         if len(waiting) > 1:
             yield waiting.popleft()
     yield from waiting
+
+
+def _write(labels: np.ndarray, query: Path, output: Path, task: TaskEmbedding) -> dict:
+    """The mask, and of a DICOM folder the DICOM-SEG too, which may fail alone. Returns what run.json says."""
+    write_mask(labels, query, output)
+    if not query.is_dir():
+        return {}
+    seg = output.with_name(seg_name(output.name))
+    try:
+        dicom_seg(query, labels, task.values, task.names, seg)
+        return {"dicom_seg": seg.name}
+    except InputError as error:
+        seg.unlink(missing_ok=True)  # a former run's would not belong to this mask
+        tqdm.write(f"iris: no {seg.name}: {error}", file=sys.stderr)
+        return {"dicom_seg": None, "dicom_seg_error": str(error)}
 
 
 def _entry(

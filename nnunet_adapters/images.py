@@ -70,14 +70,24 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return sitk.GetArrayFromImage(image).transpose(2, 1, 0), affine
 
 
-def _read_dicom(folder: Path):
-    """The one series of a folder as a SimpleITK image; its slices must be parallel, distinct and evenly spaced."""
+def series_files(folder: Path) -> tuple[str, ...]:
+    """The files of a folder's one DICOM series, in the order in which ``read_scan`` stacks them along its last axis.
+
+    GDCM sorts them by their place along the slices' normal. Raises InputError if there is not exactly one series.
+    """
     import SimpleITK as sitk
 
     series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
     if len(series) != 1:
         raise InputError(f"{folder}: must hold one DICOM series, found {len(series)}: {list(series)[:5]}")
-    files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
+    return sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
+
+
+def _read_dicom(folder: Path):
+    """The one series of a folder as a SimpleITK image; its slices must be parallel, distinct and evenly spaced."""
+    import SimpleITK as sitk
+
+    files = series_files(folder)
     try:
         slices = [_slice_place(file) for file in files]
         size, normal = slices[0][2], slices[0][1]
@@ -97,7 +107,7 @@ def _read_dicom(folder: Path):
     except (RuntimeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{folder}: the DICOM series {series[0]} cannot be read as a volume ({error})") from error
+        raise InputError(f"{folder}: the DICOM series cannot be read as a volume ({error})") from error
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise InputError(f"{folder}: the DICOM series must be one 3D volume of numbers, got {image.GetSize()}")
     return image

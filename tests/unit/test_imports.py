@@ -19,7 +19,17 @@ MAY_IMPORT = {
         "monai",  # the surface distance
     },
     "weights": {"iris_core"},
-    "nnunet_adapters": {"nnunet_adapters", "iris_core", "nnunetv2", "nibabel", "SimpleITK", "numpy", "tqdm"},
+    "nnunet_adapters": {
+        "nnunet_adapters",
+        "iris_core",
+        "nnunetv2",
+        "nibabel",
+        "SimpleITK",
+        "highdicom",
+        "pydicom",
+        "numpy",
+        "tqdm",
+    },
 }
 # Inside the core, a room may import itself and the rooms before it.
 LAYERS = [

@@ -1,0 +1,91 @@
+"""What can be taken away from a result: tables, archives, pictures, surfaces."""
+
+import csv
+import json
+import zipfile
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+from conftest import ball
+from PIL import Image
+
+from app.exports import archive, preview, statistics, write_html, write_statistics
+from app.viewers.colours import colour
+from iris_core.case import Case, InputError
+
+
+@pytest.fixture
+def rows() -> list[dict]:
+    """Of a scan stored as (z, x, y) with x reversed: 2 × 3 × 4 voxels of 5, a single one of 9, none of 7."""
+    affine = np.array([[0, -2.0, 0, 10], [0, 0, 3, 20], [4, 0, 0, 30], [0, 0, 0, 1]])
+    labels = np.zeros((8, 9, 10), np.int32)
+    labels[1:3, 2:5, 3:7] = 5
+    labels[7, 8, 9] = 9
+    labels[3, 5, 7] = 9
+    image = np.where(labels == 5, 100, -4).astype(np.float32)
+    image[1, 2, 3] = 124
+    return statistics(Case(image, affine), labels, (5, 9, 7), ("box", "dots", "none"), {"box": 0.5})
+
+
+def test_statistics_are_in_patient_coordinates(rows):
+    box, dots, none = rows
+    assert (box["name"], box["value"], box["voxels"], box["components"], box["confidence"]) == ("box", 5, 24, 1, 0.5)
+    assert box["volume_ml"] == pytest.approx(24 * 24 / 1000)
+    assert box["centroid_mm"] == pytest.approx([10 - 2 * 3, 20 + 3 * 4.5, 30 + 4 * 1.5])
+    assert box["extent_mm"] == pytest.approx([3 * 2, 4 * 3, 2 * 4])
+    assert (box["mean"], box["min"], box["max"], box["median"]) == (101, 100, 124, 100)
+    assert box["sd"] == pytest.approx(24 * np.sqrt(23) / 24)
+    assert dots["components"] == 2
+    assert (none["voxels"], none["volume_ml"], none["components"]) == (0, 0, 0)
+    assert none["mean"] is none["centroid_mm"] is none["confidence"] is None
+
+
+def test_the_table_and_the_json_say_the_same(rows, tmp_path):
+    rows = [row | {"scan": "Müller, 2"} for row in rows]
+    write_statistics(rows, tmp_path / "a.csv", tmp_path / "a.json")
+    assert json.loads((tmp_path / "a.json").read_text("utf-8")) == rows
+    with (tmp_path / "a.csv").open(encoding="utf-8", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert next(iter(table[0])) == "scan"
+    assert [row["scan"] for row in table] == ["Müller, 2"] * 3
+    assert float(table[0]["centroid_mm_z"]) == rows[0]["centroid_mm"][2]
+    assert float(table[1]["volume_ml"]) == rows[1]["volume_ml"]
+    assert table[2]["mean"] == table[2]["extent_mm_x"] == ""
+
+
+def test_an_archive_holds_names_without_folders(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mask.nii").write_bytes(folder.encode())
+    (tmp_path / "b" / "other.nii").write_bytes(b"b")
+    archive([tmp_path / "a" / "mask.nii", tmp_path / "b" / "other.nii"], tmp_path / "all.zip")
+    with zipfile.ZipFile(tmp_path / "all.zip") as packed:
+        assert {name: packed.read(name) for name in packed.namelist()} == {"mask.nii": b"a", "other.nii": b"b"}
+    with pytest.raises(InputError, match="found twice"):
+        archive([tmp_path / "a" / "mask.nii", tmp_path / "b" / "mask.nii"], tmp_path / "two.zip")
+    with pytest.raises(InputError, match=r"gone\.nii"):
+        archive([tmp_path / "gone.nii"], tmp_path / "two.zip")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "all.zip", "b"]
+
+
+@pytest.mark.parametrize("count", [1, 40])
+def test_a_preview_shows_slices_and_a_legend(tmp_path, count):
+    labels = ball().astype(np.uint8)
+    names = [f"structure {i}, with a long name" for i in range(count)]
+    preview((labels * 90).astype(np.uint8), labels, (1.0, 1.0, 2.0), names, "query: " + "x" * 300, tmp_path / "a.png")
+    picture = np.asarray(Image.open(tmp_path / "a.png"))
+    assert picture.shape[1] == 3 * 512
+    legend = picture[34 + 2 * 16 + 512 :].reshape(-1, 3)
+    for index in range(min(count, 15)):
+        assert (legend == colour(index)).all(1).sum() >= 18 * 18
+    slices = picture[34 + 2 * 16 : 34 + 2 * 16 + 512]
+    assert (np.ptp(slices, -1) > 50).any()  # something in colour
+    preview(labels * 0, labels * 0, (1.0, 1.0, 2.0), names, "", tmp_path / "empty.png")
+
+
+def test_the_surfaces_need_no_network(tmp_path):
+    write_html(go.Figure(go.Mesh3d(x=[0, 1, 0], y=[0, 0, 1], z=[0, 0, 0])), tmp_path / "a.html")
+    text = (tmp_path / "a.html").read_text("utf-8")
+    assert len(text) > 1_000_000
+    assert "<script src=" not in text.replace("'", '"')
