@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import plotly.graph_objects as go
 from PIL import Image, ImageDraw, ImageFont
@@ -21,6 +22,7 @@ from nnunet_adapters.dicom_seg import dicom_seg
 
 __all__ = ["archive", "dicom_seg", "preview", "statistics", "write_html", "write_statistics"]
 
+FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"  # Pillow's own has no ö, é or Greek
 OPACITY = 0.45
 MARGIN = 16  # pixels
 LINE = 34  # pixels, height of a line of text
@@ -130,7 +132,7 @@ def preview(
     spacing_mm: voxel size along x, y, z.
     """
     pictures = slices(image, labels, spacing_mm, best_position(labels), OPACITY).values()
-    font = ImageFont.load_default(22)
+    font = ImageFont.truetype(FONT, 22)
     width = 3 * SIDE
     found = {int(i) for i in np.unique(labels)}
     texts = [name if i in found else f"{name} (not found)" for i, name in enumerate(names, 1)]
