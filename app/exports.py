@@ -43,7 +43,7 @@ def statistics(
     confidence: class name → 0 to 1; may lack classes.
 
     A row holds name, value, voxels, volume_ml, the image's mean, sd, min, max and median inside, centroid_mm (R, A, S
-    in patient coordinates), extent_mm (of the bounding box, from right to left, back to front, foot to head),
+    in patient coordinates), extent_mm (of the bounding box, from left to right, back to front, foot to head),
     components (pieces that do not touch, not even at a corner) and confidence. What a class that was not found cannot
     have, and an unknown confidence, is None.
     """

@@ -1,5 +1,6 @@
 """The model, loaded once. The only file of the page that calls iris_core's model."""
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from iris_core import checkpoint, inference
+from iris_core import checkpoint, forecast, inference
 from iris_core.case import Case, InputError
 from iris_core.embeddings import TaskEmbedding
 from iris_core.evaluation.confidence import confidence
@@ -35,6 +36,7 @@ class Service:
 
     def __init__(self, weights: str = "iris-small", device: str = "auto") -> None:
         self.checkpoint = checkpoint.load(find_weights(weights), pick_device(device))
+        self._pace: dict[tuple, tuple[float, float]] = {}  # what was measured, see forecast
 
     def plan(self, strategy: str, references: Sequence[Case] = (), known: Sequence[Known] = (), **settings) -> Plan:
         """What a strategy makes of what is shown: T for every query. settings: of Given.
@@ -78,3 +80,17 @@ class Service:
         self, embedding: TaskEmbedding, query: Case, progress: Callable[[int, int], None] = lambda done, of: None
     ) -> np.ndarray:
         return inference.segment(self.checkpoint.model, embedding, query, progress)
+
+    def forecast(self, embedding: TaskEmbedding, query: Case) -> tuple[float, float, float]:
+        """Seconds, GiB, and seconds if the coarse pass should be of no use. See app/checks.py."""
+        model = self.checkpoint.model
+        work = forecast.work(model, embedding, query)
+        voxels, voxels_if_lost = (sum(map(math.prod, shapes)) for shapes in (work.windows, work.if_lost))
+        shape = max(work.windows, key=math.prod)
+        pace = work.k, embedding.task.memory_keys.shape[1], math.prod(shape).bit_length()
+        if pace not in self._pace:
+            window = forecast.window_seconds(model, embedding, shape) / math.prod(shape)
+            self._pace[pace] = window, forecast.voxel_seconds(model, embedding)
+        window, voxel = self._pace[pace]
+        volume = voxel * work.voxels
+        return window * voxels + volume, work.bytes(model) / 2**30, window * voxels_if_lost + volume

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from iris_core.case import Case, InputError
-from iris_core.embeddings import TaskEmbedding
+from iris_core.embeddings import Overview, TaskEmbedding
 from iris_core.geometry import (
     Orientation,
     WorkingGrid,
@@ -68,9 +68,7 @@ def segment(
     image, spacing_mm = oriented(query, normalise(query.image, scheme))
     volume = torch.from_numpy(np.ascontiguousarray(image))
     grid = WorkingGrid(image.shape, spacing_mm, embedding.spacing_mm)
-    region = None
-    if locate and embedding.overviews and len(_windows(model, grid)) >= MANY_WINDOWS:
-        region = _locate(model, embedding, volume, grid, device)
+    region = _locate(model, embedding, volume, grid, device) if locate else None
     logits = window_logits(model, embedding.task, volume, grid, device, progress, region)
     if region is not None and (lost := region.sure & (_trust(logits) < SURE)).any():
         region = replace(region, sure=region.sure & ~lost)
@@ -80,14 +78,23 @@ def segment(
 
 
 def _locate(model: Iris, embedding: TaskEmbedding, volume: Tensor, grid: WorkingGrid, device) -> Region | None:
-    """The coarse pass: at the finest overview that takes few windows. None if every overview takes too many."""
-    full = len(_windows(model, grid))
-    for overview in embedding.overviews:
+    """The coarse pass: at the finest overview that takes few windows. None if it would not spare any."""
+    overview = coarse_pass(model, embedding, grid)
+    if overview is None:
+        return None
+    coarse = WorkingGrid(grid.shape, grid.spacing_mm, overview.spacing_mm)
+    logits = window_logits(model, overview.task, volume, coarse, device, lambda done, of: None)
+    allowed = F.max_pool3d((logits > 0)[None].float(), 2 * MARGIN + 1, 1, MARGIN)[0] > 0
+    return Region(coarse, allowed, _trust(logits) >= SURE)
+
+
+def coarse_pass(model: Iris, embedding: TaskEmbedding, grid: WorkingGrid) -> Overview | None:
+    """The overview at which ``segment`` looks first where the structures are, or None if it does not."""
+    full = len(cover(model, grid))
+    for overview in embedding.overviews if full >= MANY_WINDOWS else ():
         coarse = WorkingGrid(grid.shape, grid.spacing_mm, overview.spacing_mm)
-        if len(_windows(model, coarse)) <= max(1, full // 4):
-            logits = window_logits(model, overview.task, volume, coarse, device, lambda done, of: None)
-            allowed = F.max_pool3d((logits > 0)[None].float(), 2 * MARGIN + 1, 1, MARGIN)[0] > 0
-            return Region(coarse, allowed, _trust(logits) >= SURE)
+        if len(cover(model, coarse)) <= max(1, full // 4):
+            return overview
     return None
 
 
@@ -97,7 +104,7 @@ def _trust(logits: Tensor) -> Tensor:
     return (logits.sigmoid() * found).sum((1, 2, 3)) / found.sum((1, 2, 3)).clamp_min(1)
 
 
-def _windows(model: Iris, grid: WorkingGrid, low=(0, 0, 0), high=None) -> list[tuple[tuple, tuple]]:
+def cover(model: Iris, grid: WorkingGrid, low=(0, 0, 0), high=None) -> list[tuple[tuple, tuple]]:
     """(start, shape) of the windows that cover a part of the working grid, by default all of it."""
     config, high = model.config, high or grid.working_shape
     lengths = [b - a for a, b in zip(low, high, strict=True)]
@@ -124,11 +131,11 @@ def window_logits(
             " crop the query or show fewer classes"
         )
     allowed = None if region is None else _on(region, grid, samples, stride)
-    windows = _windows(model, grid)
+    windows = cover(model, grid)
     if allowed is not None and region.sure.all() and allowed.any():
         low, high = (stride * corner for corner in extent(allowed.any(0).numpy()))
         high = np.minimum(high, grid.working_shape)
-        windows = _windows(model, grid, tuple(map(int, low)), tuple(map(int, high)))
+        windows = cover(model, grid, tuple(map(int, low)), tuple(map(int, high)))
     total = torch.zeros(k, *samples)
     weight = torch.zeros(samples)
     task = task.map(lambda t: t.to(device))

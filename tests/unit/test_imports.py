@@ -41,6 +41,7 @@ LAYERS = [
     "checkpoint",
     "task_file",
     "inference",
+    "forecast",
     "strategies",  # after inference: retrieval's first pass segments the query
     "pool",
     "evaluation",

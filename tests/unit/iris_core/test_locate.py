@@ -84,8 +84,8 @@ def test_locating_can_be_left_out(tiny, embedding, passes):
 
 def test_located_windows_are_fewer_and_lie_around_the_place(tiny, embedding):
     grid = inference.WorkingGrid(SHAPE, (1.0, 1.0, 1.0), embedding.spacing_mm)
-    everywhere = inference._windows(tiny, grid)
-    around = inference._windows(tiny, grid, (50, 40, 30), (70, 60, 50))
+    everywhere = inference.cover(tiny, grid)
+    around = inference.cover(tiny, grid, (50, 40, 30), (70, 60, 50))
     assert len(around) < len(everywhere)
     for start, shape in around:
         assert all(a <= 50 for a in start) or all(s <= low for s, low in zip(start, (50, 40, 30), strict=True))

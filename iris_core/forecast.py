@@ -1,0 +1,98 @@
+"""How long a query will take and how much memory, from the windows that inference will look at."""
+
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from iris_core.case import Case
+from iris_core.embeddings import TaskEmbedding
+from iris_core.geometry import Orientation, WorkingGrid, labels_back
+from iris_core.inference import coarse_pass, cover
+from iris_core.intensity import normalise
+from iris_core.model.iris import Iris, precision
+
+FOUND = 2 / 3  # of a window's edge: what is looked at after a coarse pass, typically. Ours
+PROBE = 64  # voxels, edge of the volume whose handling is timed
+PATIENCE = 1.0  # seconds; a window that takes longer is timed once
+# Bytes of activations for each voxel of a window, by stem stride, and more for each class: from the table of peaks that
+# benchmarks/one_shot.py prints.
+ACTIVATIONS = {1: 640, 2: 180}
+ACTIVATIONS_CLASS = 33
+VOLUME = 20  # bytes a voxel of the query: image, clipped, normalised, in order, and one for the moment
+SLAB = 3 * 4 * 2**24  # bytes that labels_back takes at most
+
+
+@dataclass(frozen=True)
+class Work:
+    """What ``segment`` will do with a query.
+
+    windows: shapes of all windows, the coarse pass's among them, if the coarse pass finds the structures.
+    if_lost: the same if it is not sure of them, which cannot be known before. k: classes. voxels: of the query.
+    samples: of the logits.
+    """
+
+    windows: tuple[tuple[int, int, int], ...]
+    if_lost: tuple[tuple[int, int, int], ...]
+    k: int
+    voxels: int
+    samples: int
+
+    def bytes(self, model: Iris) -> int:
+        """Memory at the peak, beyond the model and the task."""
+        logits = 3 * 4 * self.k * self.samples  # the sum, the mean and what it is made of
+        each = ACTIVATIONS[model.config.stem_stride] + ACTIVATIONS_CLASS * self.k
+        window = each * max(math.prod(shape) for shape in self.if_lost)
+        back = logits // 3 + min(SLAB, 12 * self.k * self.voxels)
+        return VOLUME * self.voxels + max(window + logits, back)
+
+
+def work(model: Iris, embedding: TaskEmbedding, query: Case) -> Work:
+    """Which windows a query needs. Raises InputError if its working grid is too large."""
+    config = model.config
+    axes = list(Orientation.of(query.affine).axes)
+    shape = tuple(query.image.shape[a] for a in axes)
+    grid = WorkingGrid(shape, tuple(float(s) for s in query.spacing_mm[axes]), embedding.spacing_mm)
+    fine = [shape for _, shape in cover(model, grid)]
+    coarse, found = [], fine
+    if overview := coarse_pass(model, embedding, grid):
+        coarse = [s for _, s in cover(model, WorkingGrid(grid.shape, grid.spacing_mm, overview.spacing_mm))]
+        edge = math.ceil(config.window * FOUND / config.multiple) * config.multiple
+        found = [tuple(min(n, edge) for n in fine[0])]
+    return Work(
+        windows=(*coarse, *found),
+        if_lost=(*coarse, *fine),
+        k=len(embedding.values),
+        voxels=math.prod(shape),
+        samples=math.prod(-(-n // config.stem_stride) for n in grid.working_shape),
+    )
+
+
+@torch.inference_mode()
+def window_seconds(model: Iris, embedding: TaskEmbedding, shape: tuple[int, int, int]) -> float:
+    """Seconds that one window of zeros takes on this machine, with the embedding's classes."""
+    device = next(model.parameters()).device
+    task = embedding.task.map(lambda t: t.to(device))
+    box = torch.tensor([[[-1.0] * 3, [1.0] * 3]], device=device)
+
+    def decode() -> float:
+        started = time.perf_counter()
+        with precision(device):
+            model.decode(model.encode_image(torch.zeros(1, 1, *shape, device=device)), task, box)[0].float().cpu()
+        return time.perf_counter() - started
+
+    first = decode()
+    return first if first > PATIENCE else min(first, decode())  # a first call also loads what it needs
+
+
+def voxel_seconds(model: Iris, embedding: TaskEmbedding) -> float:
+    """Seconds for each voxel of a query, beside the windows: normalising, and bringing the labels back."""
+    stride, k = model.config.stem_stride, len(embedding.values)
+    image = np.random.default_rng(0).random((PROBE,) * 3, np.float32)
+    scores = torch.rand(k, *(PROBE // stride,) * 3)
+    started = time.perf_counter()
+    normalise(image, embedding.scheme)
+    labels_back(WorkingGrid(image.shape, (1.0,) * 3, 1.0), scores, embedding.values, stride, embedding.overlapping)
+    return (time.perf_counter() - started) / image.size
