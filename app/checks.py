@@ -201,6 +201,6 @@ def _mask(reference: Case) -> Iterator[str]:
     if cut:
         names = dict.fromkeys(c.name for touching in cut.values() for c in touching)
         yield (
-            f"In {name}, the scan's border ({', '.join(cut)}) cuts off: {', '.join(names)}. Show a reference that holds the"
-            " whole structure, or expect the same end to be missing in the results."
+            f"In {name}, the scan's border ({', '.join(cut)}) cuts off: {', '.join(names)}. Show a reference that holds"
+            " the whole structure, or expect the same end to be missing in the results."
         )
