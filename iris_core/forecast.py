@@ -30,7 +30,7 @@ class Work:
     """What ``segment`` will do with a query.
 
     windows: shapes of all windows, the coarse pass's among them, if the coarse pass finds the structures.
-    if_lost: the same if it is not sure of them, which cannot be known before. k: classes. voxels: of the query.
+    if_lost: the same if they are not there after all, which cannot be known before. k: classes. voxels: of the query.
     samples: of the logits.
     """
 
@@ -63,7 +63,7 @@ def work(model: Iris, embedding: TaskEmbedding, query: Case) -> Work:
         found = [tuple(min(n, edge) for n in fine[0])]
     return Work(
         windows=(*coarse, *found),
-        if_lost=(*coarse, *fine),
+        if_lost=(*coarse, *(found if coarse else ()), *fine),
         k=len(embedding.values),
         voxels=math.prod(shape),
         samples=math.prod(-(-n // config.stem_stride) for n in grid.working_shape),
