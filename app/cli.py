@@ -1,9 +1,13 @@
-"""The command line: `iris train | encode | segment | classes | evaluate | advise | app`. A command is one class."""
+"""The command line: `iris train | encode | segment | classes | evaluate | advise | atlas | app`.
+
+A command is one class.
+"""
 
 import sys
 
 import tyro
 
+from app.commands.atlas import AtlasOfTasks
 from app.commands.evaluate import Advise, Evaluate
 from app.commands.page import App
 from app.commands.segment import Classes, Encode, Segment
@@ -17,6 +21,7 @@ COMMANDS = {
     "classes": Classes,
     "evaluate": Evaluate,
     "advise": Advise,
+    "atlas": AtlasOfTasks,
     "app": App,
 }
 

@@ -1,6 +1,6 @@
 """The whole model, and the configuration that rebuilds it."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,10 @@ class IrisConfig:
 
     The defaults are the paper's where it says something. ``prototypes``, ``location_prior``, ``spatial_memory``
     and ``correspondence`` are ours (weights/TRAINING.md): matching that is built in rather than learned.
+
+    The paper's own three parts can be left out for its ablation (Table 4): ``high_resolution`` (else the mask is
+    sampled at the features' grid before anything reads it), ``foreground`` (else T_f is zero) and ``query_tokens``
+    (0: there is no T_c).
     """
 
     widths: tuple[int, ...] = (32, 64, 128, 256, 512)
@@ -35,6 +39,8 @@ class IrisConfig:
     spatial_memory: bool = False
     memory_width: int = 64
     correspondence: bool = False
+    high_resolution: bool = True
+    foreground: bool = True
 
     def __post_init__(self) -> None:
         for name in ("widths", "blocks"):
@@ -43,6 +49,8 @@ class IrisConfig:
             raise ValueError(f"widths and blocks must have one entry a level, got {self.widths} and {self.blocks}")
         if self.correspondence and not self.spatial_memory:
             raise ValueError("correspondence must come with spatial_memory, got one without the other")
+        if not self.foreground and not self.query_tokens:
+            raise ValueError("T must hold foreground or query_tokens, got neither")
         if self.window % self.multiple:
             raise ValueError(f"window must be a multiple of {self.multiple}, got {self.window}")
 
@@ -53,6 +61,23 @@ class IrisConfig:
 
     def to_dict(self) -> dict:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+PARTS = (
+    "high_resolution",
+    "foreground",
+    "query_tokens",
+    "prototypes",
+    "location_prior",
+    "spatial_memory",
+    "correspondence",
+)
+
+
+def without(config: IrisConfig, *parts: str) -> IrisConfig:
+    """The configuration with some of PARTS left out. Correspondence goes with the spatial memory that it reads."""
+    off = {part: 0 if part == "query_tokens" else False for part in parts}
+    return replace(config, **off | ({"correspondence": False} if "spatial_memory" in parts else {}))
 
 
 PRESETS = {
@@ -121,6 +146,8 @@ class Iris(nn.Module):
             memory_channels=up_widths[1],
             memory_width=config.memory_width if config.spatial_memory else 0,
             correspondence=config.correspondence,
+            high_resolution=config.high_resolution,
+            foreground=config.foreground,
         )
         self.mask_decoder = MaskDecoder(
             width=widths[-1],

@@ -71,6 +71,14 @@ def pull_down(volume: Tensor, shape: tuple[int, ...]) -> Tensor:
     return volume
 
 
+def as_coarse(masks: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Masks (b, K, x, y, z) as a coarser grid sees them: the nearest voxel of each of its cells, in blocks.
+
+    What Eq. 2-4 avoid by working at full resolution: a structure that lies between the cells is lost.
+    """
+    return F.interpolate(F.interpolate(masks, size=shape, mode="nearest-exact"), size=masks.shape[2:], mode="nearest")
+
+
 @exact
 def masked_mean(features: Tensor, weights: Tensor) -> Tensor:
     """Eq. 2: Pool(Upsample(F) ⊙ y), by ⟨F, Upᵀ(y)⟩ / Σy. features (b, C, d, h, w), weights = Upᵀ(y) (b, K, d, h, w)."""
@@ -131,6 +139,8 @@ class TaskEncoder(nn.Module):
         memory_channels: int,
         memory_width: int,
         correspondence: bool,
+        high_resolution: bool = True,
+        foreground: bool = True,
     ) -> None:
         super().__init__()
         self.context = ContextStream(channels, stride, query_tokens, heads)
@@ -139,6 +149,8 @@ class TaskEncoder(nn.Module):
         self.location_prior = location_prior
         self.memory_width = memory_width
         self.correspondence = correspondence
+        self.high_resolution = high_resolution
+        self.foreground = foreground
         if memory_width:
             self.memory_projection = nn.Conv3d(memory_channels, memory_width, 1)
             self.memory_position = nn.Linear(24, memory_width)
@@ -148,9 +160,11 @@ class TaskEncoder(nn.Module):
     ) -> Task:
         """features: the level that feeds T. matching: the levels for prototypes. memory: the level for the memory.
         masks (b, K, X, Y, Z); box (b, 2, 3): the window in the reference's field of view."""
-        masks = masks.float()
+        masks = masks.float() if self.high_resolution else as_coarse(masks.float(), features.shape[2:])
         down = pull_down(masks, features.shape[2:])
         foreground = masked_mean(features, down)[:, :, None]  # T_f
+        if not self.foreground:
+            foreground = torch.zeros_like(foreground)
         tokens = torch.cat([foreground, self.context(features, masks).float()], 2)
         b, k = masks.shape[:2]
         empty = masks.new_zeros

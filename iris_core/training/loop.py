@@ -254,7 +254,7 @@ def _restore(
     with safe_open(path, "pt") as stored:
         metadata = stored.metadata()
         tensors = {k: stored.get_tensor(k) for k in stored.keys()}  # noqa: SIM118
-    if json.loads(metadata["model"]) != model.config.to_dict():
+    if IrisConfig(**json.loads(metadata["model"])) != model.config:
         raise InputError(f"{path}: was made with another model configuration; choose the run's own --preset")
     if metadata["index"] != json.dumps(index, sort_keys=True):
         raise InputError(f"{path}: the run began with other datasets or another split; --resume must repeat them")
