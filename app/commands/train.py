@@ -4,6 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+Part = Literal[
+    "high_resolution", "foreground", "query_tokens", "prototypes", "location_prior", "spatial_memory", "correspondence"
+]
+
 
 @dataclass(frozen=True)
 class Train:
@@ -14,6 +18,8 @@ class Train:
     output: Path
     """Folder of the run: weights, log.csv, TensorBoard, state, splits and cache."""
     preset: Literal["small", "base", "tiny"] = "small"
+    without: tuple[Part, ...] = ()
+    """Parts of the model to leave out, for an ablation: the weights then say what `iris evaluate` makes of the rest."""
     iterations: int | None = None
     """Length of the run, and of the learning rate's decay. Default 80000, or as many as --minutes allows."""
     minutes: float | None = None
@@ -50,7 +56,7 @@ class Train:
         from tqdm import tqdm
 
         from app.service import pick_device
-        from iris_core.model.iris import PRESETS
+        from iris_core.model.iris import PRESETS, without
         from iris_core.training.loop import TrainConfig, train
         from nnunet_adapters.raw import prepare_training, splits_folder
         from weights import find_weights
@@ -78,6 +84,7 @@ class Train:
             lambda work: tqdm(work, "cache", unit="case"),
         )
         start = find_weights(self.start_from) if self.start_from else None
-        train(cache, index, self.output, PRESETS[self.preset], config, pick_device(self.device), self.resume, start)
+        model = without(PRESETS[self.preset], *self.without)
+        train(cache, index, self.output, model, config, pick_device(self.device), self.resume, start)
         print(f"weights: {self.output}")
         return 0

@@ -255,7 +255,9 @@ def _restore(
         metadata = stored.metadata()
         tensors = {k: stored.get_tensor(k) for k in stored.keys()}  # noqa: SIM118
     if IrisConfig(**json.loads(metadata["model"])) != model.config:
-        raise InputError(f"{path}: was made with another model configuration; choose the run's own --preset")
+        raise InputError(
+            f"{path}: was made with another model configuration; choose the run's own --preset and --without"
+        )
     if metadata["index"] != json.dumps(index, sort_keys=True):
         raise InputError(f"{path}: the run began with other datasets or another split; --resume must repeat them")
     before = TrainConfig(**json.loads(metadata["config"]))

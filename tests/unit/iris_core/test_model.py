@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from iris_core.embeddings import combine
-from iris_core.model.iris import PRESETS, Iris, IrisConfig
+from iris_core.model.iris import PARTS, PRESETS, Iris, IrisConfig, without
+from iris_core.model.losses import segmentation_loss
 from iris_core.model.mask_decoder import Evidence
-from iris_core.model.task_encoder import ATLAS, Task, places, resample
+from iris_core.model.task_encoder import ATLAS, Task, as_coarse, places, resample
 
 BOX = torch.tensor([[[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]]])
 
@@ -64,13 +65,44 @@ def test_a_task_without_memory_or_location_decodes(tiny, episode):
     assert torch.isfinite(logits).all()
 
 
-@pytest.mark.parametrize("switch", ["prototypes", "location_prior", "correspondence"])
-def test_each_switch_can_be_off(switch, episode):
+@pytest.mark.parametrize("part", PARTS)
+def test_a_model_without_a_part_learns_and_is_another(part, episode, tiny):
     image, masks, query = episode
-    config = IrisConfig(**{**PRESETS["tiny"].to_dict(), switch: False})
-    logits = Iris(config)(image, masks, BOX, query, BOX)
-    assert logits.shape == (1, 3, 24, 16, 16)
-    logits.sum().backward()
+    torch.manual_seed(0)
+    model = Iris(without(tiny.config, part))
+    shared = {k: v for k, v in tiny.state_dict().items() if v.shape == model.state_dict().get(k, v[None]).shape}
+    model.load_state_dict(shared, strict=False)
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.05)
+    losses = []
+    for _ in range(2):
+        logits = model(image, masks, BOX, query, BOX)
+        assert logits.shape == (1, 3, 24, 16, 16)
+        losses.append(segmentation_loss(logits, torch.ones_like(logits)))
+        optimiser.zero_grad()
+        losses[-1].backward()
+        optimiser.step()
+        if len(losses) == 1:
+            with torch.inference_mode():
+                assert not torch.allclose(logits, tiny(image, masks, BOX, query, BOX), atol=1e-4)
+    assert losses[1] < losses[0]
+
+
+def test_a_task_needs_a_token():
+    with pytest.raises(ValueError, match="foreground or query_tokens"):
+        without(PRESETS["tiny"], "foreground", "query_tokens")
+
+
+def test_a_configuration_that_knows_no_ablation_loads():
+    old = {k: v for k, v in PRESETS["small"].to_dict().items() if k not in ("high_resolution", "foreground")}
+    assert IrisConfig(**old) == PRESETS["small"]
+
+
+def test_a_coarse_mask_is_what_the_feature_grid_sees():
+    masks = torch.zeros(1, 2, 8, 8, 8)
+    masks[0, 0, 2, 2, 2] = masks[0, 1, 3, 3, 3] = 1  # the second lies between the middles of the cells
+    seen = as_coarse(masks, (2, 2, 2))
+    assert seen[0, 0, :4, :4, :4].all() and seen[0, 0].sum() == 64
+    assert not seen[0, 1].any()
 
 
 def test_all_switches_off_is_the_papers_decoder(episode):
