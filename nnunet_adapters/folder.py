@@ -108,7 +108,7 @@ def segment_queries(
     Raises InputError before any work if a result would replace a file that no former run wrote.
     """
     names = named_outputs(queries)
-    former = _former_results(output)
+    former = former_results(output)
     scans = {p.resolve() for p in (*queries, *shown)}
     for name, query in names.items():
         target = output / name
@@ -225,7 +225,7 @@ def _print_table(entries: dict[str, dict]) -> None:
     print("\n".join(lines))
 
 
-def _former_results(output: Path) -> dict[str, dict]:
+def former_results(output: Path) -> dict[str, dict]:
     """The entries of the reports that lie in the folder already."""
     found = {}
     for path in sorted(output.glob("run*.json")):

@@ -31,7 +31,7 @@ class RawDataset:
     ignore: int | None
     channel: int
     scheme: str
-    _reader: object
+    reader: object
 
     def case(self, name: str) -> Case:
         """Read one labelled case. Raises InputError naming the file that cannot be used."""
@@ -39,8 +39,8 @@ class RawDataset:
         for path in (images[self.channel], label):
             check_header(path)
         try:
-            image, properties = self._reader.read_images((str(images[self.channel]),))
-            labels, label_properties = self._reader.read_seg(str(label))
+            image, properties = self.reader.read_images((str(images[self.channel]),))
+            labels, label_properties = self.reader.read_seg(str(label))
             affine, label_affine = ras_affine(properties), ras_affine(label_properties)
         except Exception as error:  # each of nnunetv2's readers raises its own
             raise InputError(f"{images[self.channel]}, {label}: not readable as a labelled case: {error}") from error
@@ -156,7 +156,7 @@ def open_dataset(identifier: str, raw_data: Path | None = None, channel: int = 0
         ignore=manager.ignore_label,
         channel=channel,
         scheme="ct" if scheme is CTNormalization else "percentile",
-        _reader=reader,
+        reader=reader,
     )
 
 

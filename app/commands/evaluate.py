@@ -1,4 +1,4 @@
-"""`iris evaluate | advise`."""
+"""`iris evaluate | advise`. The evaluations that compare no strategies are in probes.py."""
 
 import sys
 from dataclasses import dataclass, replace
@@ -16,12 +16,20 @@ class Evaluate:
 
     Queries are the cases of a split, references are drawn at random from the training cases of other patients. A class
     that neither truth nor result shows is not counted; one that only one of them shows counts 0.
+
+    --predictions, --context-test and --ablate do something else instead, see there.
     """
 
     dataset: str
     """Id or name."""
     output: Path | None = None
     """Where the JSON report goes; a CSV with every value and, for several pools, a figure go beside it."""
+    predictions: Path | None = None
+    """Folder of masks that exist already: nnU-Net's own summary.json of the split's cases goes into it, or --output."""
+    context_test: bool = False
+    """Does the model look at its reference? The right one against wrong ones, one-shot."""
+    ablate: bool = False
+    """One-shot without each part of the task embedding (the paper's Table 4, on trained weights)."""
     weights: str = "iris-small"
     strategy: tuple[StrategyName, ...] = ("one_shot",)
     """One or several: a row each."""
@@ -32,6 +40,8 @@ class Evaluate:
     """Cases used as queries. For `all`, references are cases of other patients."""
     draws: int = 5
     """References a query, or pools a size."""
+    queries: int | None = None
+    """At most so many cases of the split, drawn at random."""
     seed: int = 0
     tolerance_mm: float = 2.0
     """Of the normalised surface distance (NSD)."""
@@ -48,18 +58,22 @@ class Evaluate:
     def run(self) -> int:
         from tqdm import tqdm
 
+        from app.commands.probes import run_ablation, run_context_test, summarise_predictions
         from app.report import write_report
         from app.service import Service
         from iris_core.evaluation.protocol import evaluate, summarise
         from iris_core.strategies import Given, Options
         from nnunet_adapters.raw import evaluation_split, open_dataset
 
+        self._check()
         service = Service(self.weights, self.device)
         known = service.checkpoint
         dataset = open_dataset(self.dataset, self.raw_data, self.channel)
         seen = known.training.get("datasets", {}).get(dataset.name)
         train, val = evaluation_split(dataset, seen, self.splits)
-        queries = {"val": val, "train": train, "all": sorted(dataset.files)}[self.split]
+        queries = self._some({"val": val, "train": train, "all": sorted(dataset.files)}[self.split])
+        if self.predictions:
+            return summarise_predictions(dataset, queries, self.predictions, self.output)
         options = Options(self.top_k, self.seed, self.steps, self.rate)
         given = Given(
             known.model,
@@ -69,6 +83,22 @@ class Evaluate:
             scheme=dataset.scheme,
             options=options,
         )
+        about = {
+            "command": ["iris", *sys.argv[1:]],
+            "version": __version__,
+            "weights": self.weights,
+            "weights_sha256": known.sha256,
+            "dataset": dataset.name,
+            "seen": seen_tag(bool(seen), self.split),
+            "split": self.split,
+            "tolerance_mm": self.tolerance_mm,
+        }
+        if self.context_test or self.ablate:
+            (draws,) = self._draws("one_shot", dataset, queries, train).values()
+            if self.ablate:
+                return run_ablation(given, dataset, draws, self.tolerance_mm, about, self.output)
+            pool = sorted(dataset.files) if self.split == "all" else train
+            return run_context_test(given, dataset, draws, pool, about, self.output)
         rows = []
         for strategy in self.strategy:
             for size, draws in self._draws(strategy, dataset, queries, train).items():
@@ -84,19 +114,26 @@ class Evaluate:
                     raise InputError(f"{dataset.name}: no reference drawn shows a class; try more --draws")
                 row["seconds_per_query"] = sum(s.seconds for s in scores) / sum(bool(s.dice) for s in scores)
                 rows.append(row | {"per_case": [vars(s) for s in scores]})
-        report = {
-            "command": ["iris", *sys.argv[1:]],
-            "version": __version__,
-            "weights": self.weights,
-            "weights_sha256": known.sha256,
-            "dataset": dataset.name,
-            "seen": seen_tag(bool(seen), self.split),
-            "split": self.split,
-            "tolerance_mm": self.tolerance_mm,
-            "results": rows,
-        }
-        write_report(report, self.output)
+        write_report(about | {"results": rows}, self.output)
         return 0
+
+    def _check(self) -> None:
+        """Raise InputError where options do not go together."""
+        asked = sum((self.predictions is not None, self.context_test, self.ablate))
+        if asked > 1 or (asked and (self.pool or self.strategy != ("one_shot",))):
+            raise InputError(
+                "--predictions, --context-test and --ablate are evaluations of their own: one at a time, without"
+                f" --strategy and --pool, got {self.strategy}, {self.pool or 'no pool'} and {asked} of them"
+            )
+        if self.queries is not None and self.queries < 1:
+            raise InputError(f"--queries must be 1 or more, got {self.queries}")
+
+    def _some(self, cases: list[str]) -> list[str]:
+        if self.queries is None:
+            return cases
+        import numpy as np
+
+        return sorted(map(str, np.random.default_rng(self.seed).permutation(cases)[: self.queries]))
 
     def _draws(self, strategy: str, dataset, queries: list[str], train: list[str]) -> dict:
         """Size of the pool → draws."""

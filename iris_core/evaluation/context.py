@@ -32,17 +32,21 @@ class Trial:
 
 
 def context_test(
-    given: Given, read: Callable[[str], Case], pairs: list[tuple[str, str]], patients: dict[str, str], seed: int
+    given: Given,
+    read: Callable[[str], Case],
+    pairs: list[tuple[str, str]],
+    patients: dict[str, str],
+    pool: list[str],
+    seed: int,
 ) -> Iterator[list[Trial]]:
     """The trials of each pair (reference, query), of every structure that both show.
 
-    given: all but the references. patients: case → patient, of the pool that another patient's scan is drawn from; if
-    it has none but the two, the reference's own scan is shown with the shuffled mask.
+    given: all but the references. patients: case → patient. pool: cases that another patient's scan is drawn from;
+    where it has no third patient, the reference's own scan is shown with the shuffled mask.
     """
     rng = np.random.default_rng(seed)
     for reference, query in pairs:
-        known = {patients.get(reference), patients.get(query)}
-        others = [name for name in sorted(patients) if patients[name] not in known]
+        others = [name for name in pool if patients[name] not in (patients[reference], patients[query])]
         shown, asked = read(reference), read(query)
         stranger = read(str(rng.choice(others))) if others else shown
         there = {c.name for c in asked.present()}
@@ -64,9 +68,12 @@ def _references(
     mask = asked.mask(shown.labels)
     yield RIGHT, _with_mask(shown, mask), None
     present = shown.present()
-    other = present[(present.index(asked) + 1) % len(present)]
-    if other is not asked:
-        yield OTHER, _with_mask(shown, other.mask(shown.labels)), other
+    start = present.index(asked)
+    for other in (*present[start + 1 :], *present[:start]):
+        theirs = other.mask(shown.labels)
+        if not (theirs & mask).any():  # regions may lie within one another
+            yield OTHER, _with_mask(shown, theirs), other
+            break
     yield MOVED, _with_mask(shown, np.roll(mask, [n // 2 for n in mask.shape], (0, 1, 2))), None
     theirs = asked.mask(stranger.labels)
     voxels = int(theirs.sum()) or max(1, round(mask.mean() * theirs.size))
@@ -103,7 +110,8 @@ def verdict(rows: list[dict]) -> str:
     if right < FINDS:
         return f"no verdict: even the right reference finds nothing (mean Dice {right:.3f})"
     worst, value = max(dices.items(), key=lambda item: item[1])
-    kept = f"the best wrong reference ({worst}) keeps {value / right:.0%} of the right one's Dice, {value:.3f} of {right:.3f}"
+    share = f"{value / right:.0%} of the right one's Dice ({value:.3f} of {right:.3f})"
+    kept = f"the best wrong reference ({worst}) keeps {share}"
     if value < FOLLOWS * right:
         return f"it looks at its reference: {kept}"
     if value < IGNORES * right:
