@@ -115,7 +115,8 @@ def _place(dataset: RawDataset, case: str, path: Path, values: dict[int, int], t
     unknown = [int(v) for v in np.unique(new) if v not in known]
     if unknown:
         raise InputError(
-            f"{path}: must hold the label values of {dataset.name}, {_values(dataset)}, found {unknown[:5]} too; was it made with references of another dataset?"
+            f"{path}: must hold the label values of {dataset.name}, {_values(dataset)}, found {unknown[:5]} too;"
+            " was it made with references of another dataset?"
         )
     if values:
         dataset.reader.write_seg(new[0], str(target), properties)
