@@ -52,6 +52,10 @@ class AtlasOfTasks:
         write_json(beside(".json"), about | atlas.to_dict())
         for key, nearest in atlas.neighbours.items():
             print(f"{key:48.48} ", ", ".join(f"{other} {cosine:+.2f}" for other, cosine in nearest) or "-")
+        if atlas.own[1]:
+            print(
+                f"the nearest of all is of the same class for {atlas.own[0]} of {atlas.own[1]} that another case shows"
+            )
         print(f"{len(atlas.entries)} embeddings of {len(atlas.neighbours)} classes: {self.output}")
         return 0
 

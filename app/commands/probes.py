@@ -16,7 +16,7 @@ def summarise_predictions(dataset, cases: list[str], predictions: Path, output: 
     line = "{:32} {:>7} {:>7} {:>6}"
     print(line.format("class", "Dice", "IoU", "cases"))
     for c in dataset.classes:
-        key = c.members[0] if len(c.members) == 1 else tuple(sorted(c.members))
+        key = c.members if c.members in result["mean"] else c.members[0]  # nnunetv2's: a region or a label
         means = result["mean"][key]
         counted = sum(not math.isnan(entry["metrics"][key]["Dice"]) for entry in result["metric_per_case"])
         print(line.format(c.name[:32], f"{means['Dice']:.3f}", f"{means['IoU']:.3f}", counted))

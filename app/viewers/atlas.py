@@ -40,18 +40,22 @@ class Entry:
 
 @dataclass(frozen=True)
 class Atlas:
-    """entries with their places (n, 2); neighbours: 'Dataset/class' → the nearest of other datasets, with cosines."""
+    """entries with their places (n, 2); neighbours: 'Dataset/class' → the nearest of other datasets, with cosines.
+
+    own: of how many entries the nearest of all others is of the same class, and of how many it could be.
+    """
 
     entries: tuple[Entry, ...]
     places: np.ndarray
     neighbours: dict[str, list[tuple[str, float]]]
+    own: tuple[int, int]
 
     def to_dict(self) -> dict:
         """For JSON: points, and neighbours of each class."""
         points = [
             asdict(e) | {"x": float(x), "y": float(y)} for e, (x, y) in zip(self.entries, self.places, strict=True)
         ]
-        return {"points": points, "neighbours": self.neighbours}
+        return {"points": points, "neighbours": self.neighbours, "own": self.own}
 
 
 def task_vectors(embedding: TaskEmbedding) -> np.ndarray:
@@ -63,7 +67,7 @@ def known_atlas(bank: MemoryBank) -> Atlas:
     """The classes that weights know, from their memory bank alone: no dataset is needed."""
     entries = tuple(Entry(*key.split("/", 1)) for key in sorted(bank.entries))
     vectors = [bank.entries[e.key].tokens.float().flatten().cpu().numpy() for e in entries]
-    return make_atlas(np.array(vectors, np.float32).reshape(len(entries), -1), entries)
+    return make_atlas(np.stack(vectors) if vectors else np.zeros((0, 1)), entries)
 
 
 def make_atlas(vectors: np.ndarray, entries: Sequence[Entry]) -> Atlas:
@@ -75,11 +79,19 @@ def make_atlas(vectors: np.ndarray, entries: Sequence[Entry]) -> Atlas:
     centre = means.mean(0) if len(rows) > 1 else np.zeros(vectors.shape[1])  # of classes: large datasets weigh no more
     datasets = np.array([entries[i[0]].dataset for i in rows.values()])
     neighbours = _nearest(_unit(means - centre), list(rows), datasets)
-    return Atlas(tuple(entries), _places(_unit(vectors - centre)), neighbours)
+    units = _unit(vectors - centre)
+    own = _own(units, [i for rows_of_class in rows.values() if len(rows_of_class) > 1 for i in rows_of_class], entries)
+    return Atlas(tuple(entries), _places(units), neighbours, own)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def _own(units: np.ndarray, repeated: list[int], entries: Sequence[Entry]) -> tuple[int, int]:
+    cosines = units @ units.T
+    np.fill_diagonal(cosines, -np.inf)
+    return sum(entries[i].key == entries[cosines[i].argmax()].key for i in repeated), len(repeated)
 
 
 def _nearest(units: np.ndarray, keys: list[str], datasets: np.ndarray) -> dict[str, list[tuple[str, float]]]:

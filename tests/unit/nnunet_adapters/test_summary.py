@@ -9,6 +9,7 @@ import pytest
 from conftest import write_nifti
 
 from app.cli import main
+from app.commands.probes import summarise_predictions
 from iris_core.case import InputError
 from nnunet_adapters.raw import open_dataset
 from nnunet_adapters.summary import write_summary
@@ -56,14 +57,16 @@ def test_nnunets_own_reader_reads_it_and_the_metrics_are_right(raw_data, predict
     assert found["foreground_mean"]["Dice"] == pytest.approx(0.75)
 
 
-def test_regions_and_the_ignore_label_are_dataset_jsons(raw_data, predictions):
+def test_regions_and_the_ignore_label_are_dataset_jsons(raw_data, predictions, capsys):
     folder = predictions("Dataset902_Regions")
     for path in folder.iterdir():
         change(path, 3, 2)  # wrong only where nothing is known
     change(folder / "case0.nii.gz", 2, 1)  # the core is missed, the whole is right
     found = write_summary(open_dataset("902", raw_data), ["case0", "case1"], folder, folder / "summary.json")
     means = {key: value["Dice"] for key, value in found["mean"].items()}
-    assert means == pytest.approx({(1, 2): 1.0, 2: 0.5})
+    summarise_predictions(open_dataset("902", raw_data), ["case0", "case1"], folder, None)
+    assert "whole" in capsys.readouterr().out
+    assert means == pytest.approx({(1, 2): 1.0, (2,): 0.5})
 
 
 def test_values_follow_the_names_of_run_json(raw_data, predictions):
