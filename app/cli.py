@@ -1,10 +1,14 @@
-"""The command line: `iris train | encode | segment | classes | evaluate | advise | app`. A command is one class."""
+"""The command line: `iris train | encode | segment | classes | evaluate | advise | push | pull | space | app`.
+
+A command is one class.
+"""
 
 import sys
 
 import tyro
 
 from app.commands.evaluate import Advise, Evaluate
+from app.commands.hub import Pull, Push, Space
 from app.commands.page import App
 from app.commands.segment import Classes, Encode, Segment
 from app.commands.train import Train
@@ -17,6 +21,9 @@ COMMANDS = {
     "classes": Classes,
     "evaluate": Evaluate,
     "advise": Advise,
+    "push": Push,
+    "pull": Pull,
+    "space": Space,
     "app": App,
 }
 
