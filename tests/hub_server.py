@@ -3,10 +3,13 @@
 import base64
 import hashlib
 import json
+import os
 import re
+import sys
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 TOKEN = "hf_loopback"
@@ -40,8 +43,8 @@ class Repository:
 class Hub(ThreadingHTTPServer):
     """repositories: 'models/owner/name' → Repository. requests: method, path and Range of each, in their order.
 
-    cut: how often a download of a *.safetensors file is cut after its first half; -1 is always. stall: wait there
-    instead until the client has gone.
+    cut: how often a download of a large *.safetensors file is cut before its last quarter; -1 is always. was_cut: set
+    when it was. stall: if there is one, the connection first stays silent until it is set.
     """
 
     daemon_threads = True
@@ -50,8 +53,8 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.repositories: dict[str, Repository] = {}
         self.requests: list[tuple[str, str, str | None]] = []
-        self.cut, self.stall = 0, threading.Event()
-        self.halved = threading.Event()
+        self.cut, self.was_cut = 0, threading.Event()
+        self.stall: threading.Event | None = None
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
     @property
@@ -73,13 +76,13 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_) -> None:
         pass
 
-    def do_HEAD(self) -> None:  # noqa: N802
+    def do_HEAD(self) -> None:
         self.route("HEAD")
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         self.route("GET")
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.route("POST")
 
@@ -125,7 +128,7 @@ class Handler(BaseHTTPRequestHandler):
         asked = json.loads(self.body)
         kind, name = f"{asked.get('type', 'model')}s", f"{asked['organization']}/{asked['name']}"
         if f"{kind}/{name}" in self.server.repositories:
-            return self.fail(409, "", "You already created this model repo")
+            return self.answer({"url": f"{self.server.address}/{KINDS[kind]}{name}"}, 409)
         private = asked.get("visibility") == "private" or bool(asked.get("private"))
         self.server.repositories[f"{kind}/{name}"] = made = Repository(private)
         made.commit({".gitattributes": b""})
@@ -161,10 +164,11 @@ class Handler(BaseHTTPRequestHandler):
             return
         if self.server.cut and path.endswith(".safetensors") and len(content) > 10_000:
             self.server.cut -= self.server.cut > 0
-            self.wfile.write(content[first : first + (len(content) - first) // 2])
+            self.wfile.write(content[first : first + (len(content) - first) * 3 // 4])
             self.wfile.flush()
-            self.server.halved.set()
-            self.server.stall.wait(60)
+            self.server.was_cut.set()
+            if self.server.stall:
+                self.server.stall.wait(60)
             self.close_connection = True
             return
         self.wfile.write(content[first:])
@@ -182,6 +186,22 @@ class Handler(BaseHTTPRequestHandler):
 
     def fail(self, status: int, code: str, message: str) -> None:
         self.answer({"error": message}, status, X_Error_Code=code, X_Error_Message=message)
+
+
+def call(arguments: list[str], environment: dict[str, str], folder: Path) -> None:
+    """`iris …` in this new process, where the Hub's client is imported with this environment."""
+    assert "huggingface_hub" not in sys.modules
+    os.environ.update(environment)
+    os.chdir(folder)
+    for number, name in ((1, "output"), (2, "errors")):
+        os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8")
+    sys.stderr = os.fdopen(2, "w", encoding="utf-8", buffering=1)
+    from app.cli import main
+
+    code = main(arguments)
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def entry(path: str, content: bytes) -> dict:

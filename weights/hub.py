@@ -39,6 +39,14 @@ def parse_weights(name: str) -> Place | None:
     return Place(*match.groups()) if match else None
 
 
+def parse_target(repo_id: str) -> Place:
+    """Where to push: 'owner/name'. Raises InputError for anything else."""
+    place = parse_weights(repo_id)
+    if place is None or place.revision:
+        raise InputError(f"--repo-id must be owner/name, got {repo_id!r}")
+    return place
+
+
 def find_task(name: str | Path) -> Path:
     """A task file: a path as it is, 'hf://owner/name[@revision]/file.task.safetensors' fetched and checked."""
     if not str(name).startswith("hf:"):
@@ -73,17 +81,19 @@ def pull(place: Place) -> Path:
 
 def check_hashes(folder: Path, names: Iterable[str], what: str) -> None:
     """Raises InputError unless each file is the one that sha256.json lists, or is neither there nor listed."""
+    advice = (
+        f"do not use it. Delete {_to_delete(folder)} and fetch it again; if that does not help, choose another revision"
+    )
     try:
         listed = dict(json.loads((folder / HASHES).read_text("utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{what}: {HASHES} must list the hash of every file, but cannot be read: {error}") from error
+        raise InputError(f"{what}: {HASHES} must list the hash of every file, but is damaged; {advice}") from error
     for name in names:
         found = sha256(folder / name) if (folder / name).is_file() else None
         if found != listed.get(name):
             raise InputError(
                 f"{what}: {name} was damaged or changed after it was pushed: its SHA-256 must be"
-                f" {str(listed.get(name))[:16]}…, found {str(found)[:16]}…; do not use it. Delete"
-                f" {_to_delete(folder)} and fetch it again; if that does not help, ask its owner, or choose another revision"
+                f" {str(listed.get(name))[:16]}…, found {str(found)[:16]}…; {advice}"
             )
 
 
@@ -100,7 +110,7 @@ def push(repo_id: str, files: Mapping[str, Path | bytes], card: str | None, priv
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
-    place, api = _to_push(repo_id), HfApi()
+    place, api = parse_target(repo_id), HfApi()
     new = {name: hashlib.sha256(_bytes(content)).hexdigest() for name, content in files.items()}
     with _explained(place, "pushed to"):
         api.create_repo(repo_id, private=private or None, exist_ok=True)
@@ -127,19 +137,12 @@ def push_space(repo_id: str, folder: Path, private: bool) -> str:
     """Push a Space's folder. Returns the commit. Raises InputError where the Hub refuses."""
     from huggingface_hub import HfApi
 
-    place, api = _to_push(repo_id), HfApi()
+    place, api = parse_target(repo_id), HfApi()
     with _explained(place, "pushed to"):
         api.create_repo(repo_id, repo_type="space", space_sdk="gradio", private=private or None, exist_ok=True)
         return api.upload_folder(
             repo_id=repo_id, repo_type="space", folder_path=folder, commit_message=f"Iris {__version__}"
         ).oid
-
-
-def _to_push(repo_id: str) -> Place:
-    place = parse_weights(repo_id)
-    if place is None or place.revision:
-        raise InputError(f"--repo-id must be owner/name, got {repo_id!r}")
-    return place
 
 
 def _bytes(content: Path | bytes) -> bytes:

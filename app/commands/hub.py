@@ -30,10 +30,11 @@ class Push:
     """Make a new repository private."""
 
     def run(self) -> int:
-        from weights.hub import Place, push
+        from weights.hub import Place, parse_target, push
 
         if bool(self.weights) == bool(self.task) or (self.task and self.report):
             raise InputError("push either --weights, with any --report, or a --task file")
+        parse_target(self.repo_id)
         files, card = self._weights() if self.weights else self._task()
         commit = push(self.repo_id, files, card, self.private, f"Iris {__version__}: {', '.join(files)}")
         print(f"pushed: {Place(self.repo_id, commit)}")
