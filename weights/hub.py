@@ -220,7 +220,8 @@ def _reason(error: Exception, place: Place) -> str:
         return f"{constants.ENDPOINT} has none of this name; check it. If a folder was meant: it is not there either"
     if status:
         return f"it answered {status}: {str(error).strip().splitlines()[-1]}; try again later"
+    said = str(chain[-1]).strip().splitlines() or [type(error).__name__]
     return (
-        f"the connection failed: {str(chain[-1]).strip().splitlines()[:1] or type(error).__name__}; run it again,"
-        " nothing half fetched is used, and files that came whole are kept"
+        f"the connection failed: {said[0]}; run it again, nothing half fetched is used, and files that came whole are"
+        " kept"
     )

@@ -277,10 +277,16 @@ def test_a_cut_connection_is_taken_up_again(hub, iris, pushed):
     again = [part for _, path, part in hub.requests if path.endswith(".safetensors") and part]
     assert len(again) == 1
     assert int(again[0].removeprefix("bytes=").removesuffix("-")) >= 2**20
-    hub.cut = -1
-    failed = iris("pull", "someone/small", home="another")
+
+
+def test_a_hub_that_cannot_be_reached(hub, iris, pushed):
+    assert iris("pull", NAME).code == 0
+    gone = {"HF_ENDPOINT": "http://127.0.0.1:9"}
+    assert iris("pull", NAME, **gone).code == 0  # from the cache
+    failed = iris("pull", NAME, home="another", **gone)
     assert failed.code == 2
-    assert "someone/small" in failed.errors
+    assert NAME in failed.errors
+    assert "the connection failed" in failed.errors
 
 
 def test_a_killed_download_leaves_nothing_half(hub, start, iris, pushed, tmp_path):
