@@ -10,7 +10,10 @@ from iris_core.embeddings import TaskEmbedding
 
 LENT = bool(os.environ.get("SPACES_ZERO_GPU"))  # the `spaces` package goes by it too, and is there where it is set
 LONGEST_S = 300
-START_S, WINDOW_S = 10, 0.25  # the model goes to the GPU; a window is encoded or decoded
+START_S, WINDOW_S = 10, 0.25  # the model goes to the GPU; a window is encoded or decoded. Ours, generous, not measured
+
+if LENT:
+    import spaces  # before the model is put on the GPU, for which it stands in until one is lent
 
 
 def lend(work: Callable, seconds: Callable[..., float]) -> Callable:
@@ -21,7 +24,6 @@ def lend(work: Callable, seconds: Callable[..., float]) -> Callable:
     """
     if not LENT:
         return work
-    import spaces
 
     @wraps(work)
     def caught(*arguments):
