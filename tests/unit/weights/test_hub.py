@@ -46,7 +46,7 @@ def trained(tmp_path_factory) -> Path:
 def start(hub):
     """Start `iris …`, with the hub's address and a cache in ``folder``."""
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["pytest", "app.cli", "app.service", "nnunet_adapters.folder"])  # most of the time
+    processes.set_forkserver_preload(["pytest", "app.cli", "app.service", "httpx2", "yaml"])  # most of the time
 
     def start(folder: Path, *arguments, home="home", **environment):
         settings = {
@@ -331,3 +331,13 @@ def test_task_files_go_beside_the_weights(hub, iris, trained, pushed, scan, tmp_
     refused = iris("pull", f"hf://{NAME}/{task.name}")
     assert refused.code == 2
     assert f"{task.name} was damaged or changed" in refused.errors
+
+
+def test_a_space_is_pushed_whole(hub, iris, trained, pushed):
+    done = iris("space", "--repo-id", "someone/page", "--weights", NAME)
+    assert done.code == 0, done.errors
+    files = hub.repositories["spaces/someone/page"].newest
+    assert {"app.py", "README.md", "requirements.txt", "LICENSE", "app/ui.py", "app/samples/samples.json"} <= set(files)
+    assert files["weights/iris-mine/model.safetensors"] == (trained / "model.safetensors").read_bytes()
+    assert b"models: [someone/iris-mine]" in files["README.md"]
+    assert b'build("iris-mine"' in files["app.py"].replace(b"'", b'"')
