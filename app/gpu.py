@@ -7,6 +7,8 @@ from functools import wraps
 
 from iris_core.case import Case, InputError
 from iris_core.embeddings import TaskEmbedding
+from iris_core.forecast import work
+from iris_core.model.iris import Iris
 
 LENT = bool(os.environ.get("SPACES_ZERO_GPU"))  # the `spaces` package goes by it too, and is there where it is set
 LONGEST_S = 300
@@ -16,28 +18,28 @@ if LENT:
     import spaces  # before the model is put on the GPU, for which it stands in until one is lent
 
 
-def lend(work: Callable, seconds: Callable[..., float]) -> Callable:
-    """``work``, which on ZeroGPU runs in a process that has a GPU for ``seconds(*arguments)``.
+def lend(function: Callable, forecast: Callable[..., float]) -> Callable:
+    """``function``, which on ZeroGPU runs in a process that has a GPU for ``forecast(*arguments)`` seconds.
 
     Arguments and results are pickled there: arrays, tensors on the CPU and plain values, no functions. The model is
-    not an argument: the process is a fork, and has what ``work`` is bound to.
+    not an argument: the process is a fork, and has what ``function`` is bound to.
     """
     if not LENT:
-        return work
+        return function
 
-    @wraps(work)
+    @wraps(function)
     def caught(*arguments):
         try:
-            return work(*arguments)
+            return function(*arguments)
         except InputError as error:  # raised there, it would arrive without its message
             return error
 
     def duration(*arguments) -> int:
-        return int(min(LONGEST_S, 1 + seconds(*arguments)))
+        return int(min(LONGEST_S, 1 + forecast(*arguments)))
 
     lent = spaces.GPU(caught, duration=duration)
 
-    @wraps(work)
+    @wraps(function)
     def call(*arguments):
         result = lent(*arguments)
         if isinstance(result, InputError):
@@ -47,13 +49,20 @@ def lend(work: Callable, seconds: Callable[..., float]) -> Callable:
     return call
 
 
-def forecast(window: int, *arguments) -> float:
+def seconds(model: Iris, *arguments) -> float:
     """Seconds that a pass over the cases among the arguments takes at most.
 
-    From the windows that cover them with 50 % overlap, at the working spacing of a T among the arguments.
+    With a T among the arguments from the windows of the forecast (iris_core/forecast.py) at its worst; else from those
+    that cover a case at the paper's 1.5 mm, with 50 % overlap.
     """
-    spacing_mm = next((a.spacing_mm for a in arguments if isinstance(a, TaskEmbedding)), 1.5)
+    task = next((a for a in arguments if isinstance(a, TaskEmbedding)), None)
     parts = [part for a in arguments for part in (a if isinstance(a, list | tuple) else [a])]
-    extents = [case.image.shape * case.spacing_mm for case in parts if isinstance(case, Case)]
-    windows = sum(math.prod(max(1, math.ceil(2 * mm / (window * spacing_mm)) - 1) for mm in e) for e in extents)
+    cases = [part for part in parts if isinstance(part, Case)]
+    if task:
+        windows = sum(len(work(model, task, case).if_lost) for case in cases)
+    else:
+        half_mm = model.config.window * 1.5 / 2
+        windows = sum(
+            math.prod(max(1, math.ceil(n / half_mm) - 1) for n in c.image.shape * c.spacing_mm) for c in cases
+        )
     return START_S + WINDOW_S * windows

@@ -19,7 +19,7 @@ def service(tiny_weights):
 
 def test_elsewhere_a_call_is_just_a_call():
     assert not gpu.LENT
-    assert gpu.lend(abs, gpu.forecast) is abs
+    assert gpu.lend(abs, gpu.seconds) is abs
 
 
 def test_what_crosses_can_be_pickled_and_gives_the_same(service, scan):
@@ -34,14 +34,10 @@ def test_what_crosses_can_be_pickled_and_gives_the_same(service, scan):
     assert pickle.loads(pickle.dumps(service._confidence([case], case, labels, chosen.embedding))) == expected
 
 
-def test_the_forecast_grows_with_the_windows(service, scan):
+def test_the_duration_grows_with_the_windows(service, scan):
     case = read_reference(*map(Path, scan))
-    task = service.encode(case)
-    window = service.checkpoint.model.config.window
-    small = gpu.forecast(window, task, case)
-    assert gpu.START_S < small <= gpu.START_S + 27 * gpu.WINDOW_S
+    task, model = service.encode(case), service.checkpoint.model
     large = type(case)(np.tile(case.image, (4, 1, 1)), case.affine)
-    assert gpu.forecast(window, task, large) > small
-    assert gpu.forecast(window, "one_shot", [case, case], (), {}, case) == pytest.approx(
-        gpu.START_S + 3 * (gpu.forecast(window, case) - gpu.START_S)
-    )
+    assert gpu.START_S < gpu.seconds(model, task, case) < gpu.seconds(model, task, large) < gpu.LONGEST_S
+    one = gpu.seconds(model, case) - gpu.START_S
+    assert gpu.seconds(model, "one_shot", [case, case], (), {}, case) == pytest.approx(gpu.START_S + 3 * one)
