@@ -65,7 +65,9 @@ def check_served(python: str | Path, folder: Path) -> None:
         page = wait_for(address, process, folder.parent / "log")
         assert "Iris" in page
         assert "Not a medical device" in page
-        listed = Client(address, verbose=False).view_api(print_info=False, return_format="dict")
+        listed = Client(address, verbose=False, httpx_kwargs={"timeout": STARTED_S}).view_api(
+            print_info=False, return_format="dict"
+        )
         assert listed["named_endpoints"] == {}  # the page's events are its own
         with urllib.request.urlopen(f"{address}/config", timeout=30) as config:
             assert b"sample-hippocampus" in config.read()
