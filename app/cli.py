@@ -1,4 +1,4 @@
-"""The command line: `iris train | encode | segment | classes | evaluate | advise | atlas | app`.
+"""The command line: `iris train | encode | segment | classes | evaluate | advise | atlas | push | pull | space | app`.
 
 A command is one class.
 """
@@ -9,6 +9,7 @@ import tyro
 
 from app.commands.atlas import AtlasOfTasks
 from app.commands.evaluate import Advise, Evaluate
+from app.commands.hub import Pull, Push, Space
 from app.commands.page import App
 from app.commands.segment import Classes, Encode, Segment
 from app.commands.train import Train
@@ -22,6 +23,9 @@ COMMANDS = {
     "evaluate": Evaluate,
     "advise": Advise,
     "atlas": AtlasOfTasks,
+    "push": Push,
+    "pull": Pull,
+    "space": Space,
     "app": App,
 }
 

@@ -3,17 +3,21 @@
 import math
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from app import gpu
 from iris_core import checkpoint, forecast, inference
 from iris_core.case import Case, InputError
 from iris_core.embeddings import TaskEmbedding
 from iris_core.evaluation.confidence import confidence
 from iris_core.pool import open_pool
 from iris_core.strategies import STRATEGIES, Given, Known, Plan
+from iris_core.strategies.base import Chosen
 from iris_core.task_file import load_task, save_task
 from nnunet_adapters.raw import RawDataset
 from weights import find_weights
@@ -37,15 +41,25 @@ class Service:
     def __init__(self, weights: str = "iris-small", device: str = "auto") -> None:
         self.checkpoint = checkpoint.load(find_weights(weights), pick_device(device))
         self._pace: dict[tuple, tuple[float, float]] = {}  # what was measured, see forecast
+        seconds = partial(gpu.seconds, self.checkpoint.model)
+        self._choose = gpu.lend(self._choose_here, seconds)
+        self._segment = gpu.lend(self._segment_here, seconds)
+        self._confidence = gpu.lend(self._confidence_here, seconds)
+        self._forecast = gpu.lend(self._forecast_here, seconds)
 
     def plan(self, strategy: str, references: Sequence[Case] = (), known: Sequence[Known] = (), **settings) -> Plan:
         """What a strategy makes of what is shown: T for every query. settings: of Given.
 
-        strategy: 'auto' is one_shot for one reference, ensemble for several, memory_bank for classes.
+        strategy: 'auto' is one_shot for one reference, ensemble for several, memory_bank for classes. Where the
+        GPU is lent, a strategy runs anew for each query, and its ``progress`` is not called.
         """
         if strategy == "auto":
             n = len(references) + len(known)
             strategy = "memory_bank" if settings.get("classes") else "one_shot" if n == 1 else "ensemble"
+        if gpu.LENT:
+            settings.pop("progress", None)
+            sent = [Known(k.name, on_cpu(k.embedding), k.descriptor) for k in known]
+            return lambda query: self._choose(strategy, references, sent, settings, query)
         c = self.checkpoint
         return STRATEGIES[strategy](Given(c.model, references, known, bank=c.bank, training=c.training, **settings))
 
@@ -67,7 +81,7 @@ class Service:
         self, references: Sequence[Case], query: Case, labels: np.ndarray, embedding: TaskEmbedding
     ) -> dict[str, float]:
         """Class name → how well the roles swap: an estimate of quality where there is no truth."""
-        return confidence(self.checkpoint.model, references, query, labels, embedding)
+        return self._confidence(references, query, labels, embedding)
 
     def write_task(self, path: Path, embedding: TaskEmbedding, made_from: tuple[str, ...]) -> None:
         save_task(path, embedding, self.checkpoint.sha256, made_from)
@@ -79,10 +93,34 @@ class Service:
     def segment(
         self, embedding: TaskEmbedding, query: Case, progress: Callable[[int, int], None] = lambda done, of: None
     ) -> np.ndarray:
+        """Labels on the query's own grid. progress: called with windows done, all; not where the GPU is lent."""
+        if gpu.LENT:
+            return self._segment(on_cpu(embedding), query)
         return inference.segment(self.checkpoint.model, embedding, query, progress)
 
     def forecast(self, embedding: TaskEmbedding, query: Case) -> tuple[float, float, float]:
         """Seconds, GiB, and seconds if the coarse pass should be of no use. See app/checks.py."""
+        return self._forecast(on_cpu(embedding) if gpu.LENT else embedding, query)
+
+    # What follows runs in a process that has the GPU, where one is lent: see gpu.lend.
+
+    def _choose_here(
+        self, strategy: str, references: Sequence[Case], known: Sequence[Known], settings: dict, query: Case
+    ) -> Chosen:
+        c = self.checkpoint
+        given = Given(c.model, references, known, bank=c.bank, training=c.training, **settings)
+        chosen = STRATEGIES[strategy](given)(query)
+        return replace(chosen, embedding=on_cpu(chosen.embedding))
+
+    def _segment_here(self, embedding: TaskEmbedding, query: Case) -> np.ndarray:
+        return inference.segment(self.checkpoint.model, embedding, query)
+
+    def _confidence_here(
+        self, references: Sequence[Case], query: Case, labels: np.ndarray, embedding: TaskEmbedding
+    ) -> dict[str, float]:
+        return confidence(self.checkpoint.model, references, query, labels, embedding)
+
+    def _forecast_here(self, embedding: TaskEmbedding, query: Case) -> tuple[float, float, float]:
         model = self.checkpoint.model
         work = forecast.work(model, embedding, query)
         voxels, voxels_if_lost = (sum(map(math.prod, shapes)) for shapes in (work.windows, work.if_lost))
@@ -94,3 +132,9 @@ class Service:
         window, voxel = self._pace[pace]
         volume = voxel * work.voxels
         return window * voxels + volume, work.bytes(model) / 2**30, window * voxels_if_lost + volume
+
+
+def on_cpu(embedding: TaskEmbedding) -> TaskEmbedding:
+    """The same T, to be sent to another process."""
+    overviews = tuple(replace(o, task=o.task.map(lambda t: t.cpu())) for o in embedding.overviews)
+    return replace(embedding, task=embedding.task.map(lambda t: t.cpu()), overviews=overviews)

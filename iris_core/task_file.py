@@ -45,6 +45,17 @@ def save_task(path: Path, embedding: TaskEmbedding, weights_sha256: str, made_fr
     write_atomically(path, lambda temporary: save_file(tensors, temporary, {"iris_task": json.dumps(about)}))
 
 
+def read_about(path: Path) -> dict:
+    """What a task file's header says of it: names of classes, weights_sha256. Raises InputError where there is none."""
+    try:
+        with safe_open(path, "pt") as stored:
+            about = json.loads((stored.metadata() or {})["iris_task"])
+            names, weights = list(map(str, about["names"])), str(about["weights_sha256"])
+            return about | {"names": names, "weights_sha256": weights}
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise InputError(f"{path}: not usable as a task file: {error}") from error
+
+
 def load_task(path: Path, model: Iris, weights_sha256: str) -> TaskEmbedding:
     """Read a task file. Raises InputError where it is damaged, of other weights, or not what this model makes."""
     try:

@@ -28,7 +28,7 @@ class Encode(Shown):
             raise InputError(f"{self.strategy} makes another task for every query: there is none to write")
         service = Service(self.weights, self.device)
         embedding = self.plan(service, self.references())(None).embedding
-        made_from = [path.name for path in (*self.reference, *self.mask, *self.task)]
+        made_from = [Path(path).name for path in (*self.reference, *self.mask, *self.task)]
         made_from += [self.pool] if self.pool else []
         service.write_task(self.output, embedding, tuple(made_from))
         print(f"{', '.join(embedding.names)}: {self.output}, {self.output.stat().st_size / 2**20:.1f} MiB")
@@ -58,7 +58,7 @@ class Segment(Shown):
 
         part = Part(self.part_id, self.num_parts)
         service = Service(self.weights, self.device)
-        shown = (*self.reference, *self.mask, *self.task)
+        shown = (*self.reference, *self.mask, *map(Path, self.task))
         queries = expand_queries(self.query, shown)
         references = self.references()
         plan = self.plan(service, references)
@@ -70,7 +70,7 @@ class Segment(Shown):
             "strategy": self.strategy,
             "references": [str(path) for path in self.reference],
             "masks": [str(path) for path in self.mask],
-            "tasks": [str(path) for path in self.task],
+            "tasks": list(self.task),
             "pool": self.pool,
             "known_classes": self.classes,
         }
@@ -89,7 +89,7 @@ class Classes:
     """List the classes that the weights know, for --classes."""
 
     weights: str = "iris-small"
-    """Name of released weights or a checkpoint folder."""
+    """Name of released weights, a checkpoint folder, or owner/name[@revision] on the Hugging Face Hub."""
 
     def run(self) -> int:
         from app.service import Service

@@ -21,8 +21,9 @@ class Shown:
     """Reference scan (.nii, .nii.gz, .nrrd, .mha, .mhd, or a folder of DICOM files). May be repeated."""
     mask: Repeated = ()
     """Its mask: whole numbers, 0 is background, on the reference's grid. One for each reference, in their order."""
-    task: Repeated = ()
-    """Task file that `iris encode` wrote with the same weights. May be repeated."""
+    task: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Task file that `iris encode` wrote with the same weights, or hf://owner/name[@revision]/file.task.safetensors on
+    the Hub. May be repeated."""
     pool: str | None = None
     """Id or name of an nnU-Net raw dataset: each of its labelled cases is a reference. They are encoded once."""
     index: Path | None = None
@@ -34,7 +35,7 @@ class Shown:
     classes: str = ""
     """Classes that the weights know, for the memory bank: "Dataset004_Hippocampus/Anterior,…". No reference needed."""
     weights: str = "iris-small"
-    """Name of released weights or a checkpoint folder."""
+    """Name of released weights, a checkpoint folder, or owner/name[@revision] on the Hugging Face Hub."""
     strategy: StrategyName | Literal["auto"] = "auto"
     """How references become a task. auto: one_shot for one, ensemble (their mean) for several, else memory_bank."""
     grid: Literal["auto", "paper"] = "auto"
@@ -64,6 +65,7 @@ class Shown:
     def plan(self, service, references: list):
         """T for every query, from all that is shown. Raises InputError where nothing is, or it does not go together."""
         from iris_core.strategies import Options
+        from weights.hub import find_task
 
         classes = tuple(filter(None, self.classes.split(",")))
         if bool(self.reference or self.task or self.pool) == bool(classes):
@@ -72,7 +74,7 @@ class Shown:
                 f" {len(self.reference)} references, {len(self.task)} task files, pool {self.pool or 'none'},"
                 f" {len(classes)} classes"
             )
-        known = [service.read_task(path) for path in self.task]
+        known = [service.read_task(find_task(name)) for name in self.task]
         if self.pool and self.strategy != "tuning":
             with _Bar("pool") as bar:
                 known += service.pool(self._dataset(), self.index, self.grid, bar.progress)

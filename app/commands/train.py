@@ -41,7 +41,7 @@ class Train:
     resume: bool = False
     """Go on with the run in --output."""
     start_from: str | None = None
-    """Weights (name or folder, of the same preset) to begin with instead of random ones."""
+    """Weights (name, folder or owner/name on the Hub, of the same preset) to begin with instead of random ones."""
     device: str = "auto"
     raw_data: Path | None = None
     """Folder of raw datasets; default the environment's nnUNet_raw."""

@@ -18,7 +18,7 @@ MAY_IMPORT = {
         "tqdm",
         "monai",  # the surface distance
     },
-    "weights": {"iris_core"},
+    "weights": {"weights", "iris_core", "huggingface_hub"},
     "nnunet_adapters": {
         "nnunet_adapters",
         "iris_core",
