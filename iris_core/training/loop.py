@@ -129,6 +129,7 @@ def train(
         log.close()
     _save(state_file, model, optimiser, bank, iteration, time.monotonic() - started, config, index)
     checkpoint.save(output, model, bank, _record(seen, config, iteration, time.monotonic() - started))
+    stop.restore()
     if stop.received:
         raise KeyboardInterrupt(f"interrupted after {iteration} iterations; --resume goes on")
 
@@ -322,8 +323,12 @@ class _StopSignal:
 
     def __init__(self) -> None:
         self.received = False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._receive)
+        self._former = {n: signal.signal(n, self._receive) for n in (signal.SIGTERM, signal.SIGINT)}
+
+    def restore(self) -> None:
+        """Let signals do what they did before: what comes after the run may start processes of its own."""
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
 
     def _receive(self, number, frame) -> None:
         self.received = True
