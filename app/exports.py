@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from skimage.measure import label as components
 
 from app.viewers.colours import colour
-from app.viewers.slices import SIDE, best_position, slices
+from app.viewers.slices import SIDE, Style, best_position, slices
 from iris_core.case import Case, InputError
 from iris_core.checkpoint import write_atomically, write_json
 from iris_core.geometry import Orientation, extent
@@ -131,7 +131,7 @@ def preview(
     image: (x, y, z) uint8 in RAS+ order. labels: of the same shape, 0 is background, i the i-th of ``names``.
     spacing_mm: voxel size along x, y, z.
     """
-    pictures = slices(image, labels, spacing_mm, best_position(labels), OPACITY).values()
+    pictures = slices(image, labels, spacing_mm, best_position(labels), Style((0, 255), OPACITY)).values()
     font = ImageFont.truetype(FONT, 22)
     width = 3 * SIDE
     found = {int(i) for i in np.unique(labels)}

@@ -51,11 +51,17 @@ class Service:
         """What a strategy makes of what is shown: T for every query. settings: of Given.
 
         strategy: 'auto' is one_shot for one reference, ensemble for several, memory_bank for classes. Where the
-        GPU is lent, a strategy runs anew for each query, and its ``progress`` is not called.
+        GPU is lent, a strategy runs anew for each query, and its ``progress`` is not called. Raises InputError unless
+        there are either references or classes.
         """
+        if bool(references or known) == bool(classes := settings.get("classes", ())):
+            raise InputError(
+                "show references with their masks, saved tasks or a pool; or name classes that the weights know;"
+                f" got {len(references)} references, {len(known)} encoded before, {len(classes)} classes"
+            )
         if strategy == "auto":
             n = len(references) + len(known)
-            strategy = "memory_bank" if settings.get("classes") else "one_shot" if n == 1 else "ensemble"
+            strategy = "memory_bank" if classes else "one_shot" if n == 1 else "ensemble"
         if gpu.LENT:
             settings.pop("progress", None)
             sent = [Known(k.name, on_cpu(k.embedding), k.descriptor) for k in known]

@@ -1,10 +1,12 @@
 """Real files and the real model at a tiny size; no mocks."""
 
 import os
+import shutil
 from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
+import browser_page
 import nibabel
 import numpy as np
 import pytest
@@ -15,6 +17,10 @@ from iris_core.embeddings import MemoryBank
 from iris_core.model.iris import PRESETS, Iris
 
 SAMPLES = Path(__file__).parents[1] / "app" / "samples"
+FLAGS = (
+    "--no-sandbox --disable-quic --no-first-run --disable-background-networking --disable-component-update"
+    " --disable-sync --use-angle=swiftshader --enable-unsafe-swiftshader --use-gl=angle"
+)
 
 
 @pytest.fixture(scope="session")
@@ -88,3 +94,22 @@ def raw_data(tmp_path_factory) -> Path:
         patients = {f"case{i}": f"patient{i // 2}" for i in range(6)}
         (folder / name / "patients.json").write_text(json.dumps(patients))
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser_type_launch_args() -> dict:
+    chromium = shutil.which("chromium")
+    if not chromium:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("no chromium on the PATH")
+    return {"executable_path": chromium, "args": FLAGS.split()}
+
+
+@pytest.fixture(scope="session")
+def browser_context_args() -> dict:
+    return {"viewport": {"width": 1280, "height": 900}}
+
+
+@pytest.fixture(scope="session")
+def address(tmp_path_factory):
+    command = ["-m", "app.cli", "app", "--port", "PORT", "--no-open-browser"]
+    yield from browser_page.serve(command, tmp_path_factory.mktemp("server"))

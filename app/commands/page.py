@@ -14,9 +14,11 @@ class App:
     sample: bool = False
     """Open with a sample already segmented."""
     open_browser: bool = True
+    mcp: bool = False
+    """Offer the page's endpoints as tools of the Model Context Protocol too. Needs gradio[mcp]."""
 
     def run(self) -> int:
         from app.ui import launch
 
-        launch(self.weights, self.device, self.host, self.port, self.sample, self.open_browser)
+        launch(self.weights, self.device, self.host, self.port, self.sample, self.open_browser, self.mcp)
         return 0

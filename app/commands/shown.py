@@ -68,12 +68,6 @@ class Shown:
         from weights.hub import find_task
 
         classes = tuple(filter(None, self.classes.split(",")))
-        if bool(self.reference or self.task or self.pool) == bool(classes):
-            raise InputError(
-                "show --reference with --mask, --task files or a --pool; or --classes that the weights know; got"
-                f" {len(self.reference)} references, {len(self.task)} task files, pool {self.pool or 'none'},"
-                f" {len(classes)} classes"
-            )
         known = [service.read_task(find_task(name)) for name in self.task]
         if self.pool and self.strategy != "tuning":
             with _Bar("pool") as bar:

@@ -18,10 +18,16 @@ PALETTE = (
     (17, 119, 51),
 )
 
+ERRORS = ((0, 158, 115), (213, 94, 0), (86, 180, 233))  # both agree; the mask alone; the truth alone
+
 
 def colour(index: int) -> tuple[int, int, int]:
     """Red, green, blue (0 to 255) of the class with this index, counted from 0; the palette repeats."""
     return PALETTE[index % len(PALETTE)]
+
+
+def error_colour(index: int) -> tuple[int, int, int]:
+    return ERRORS[index]
 
 
 def css(index: int) -> str:

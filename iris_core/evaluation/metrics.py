@@ -46,3 +46,19 @@ def surface_dice(
             *both, [tolerance_mm], include_background=True, spacing=tuple(map(float, spacing_mm))
         )
     return float(value)
+
+
+def mean_surface_distance(prediction: np.ndarray, truth: np.ndarray, spacing_mm: tuple[float, ...]) -> float | None:
+    """Mean distance in mm from each surface to the other, both ways. None where either mask is empty."""
+    from monai.metrics.surface_distance import compute_average_surface_distance
+
+    if not prediction.any() or not truth.any():
+        return None
+    first, last = extent(prediction | truth)
+    box = tuple(slice(max(0, a - MARGIN), b + MARGIN) for a, b in zip(first, last, strict=True))
+    both = [torch.from_numpy(np.ascontiguousarray(mask[box], np.float32))[None, None] for mask in (prediction, truth)]
+    spacing = tuple(map(float, spacing_mm))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # as above
+        value = compute_average_surface_distance(*both, include_background=True, symmetric=True, spacing=spacing)
+    return float(value)

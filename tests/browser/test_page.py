@@ -1,86 +1,21 @@
-"""The page in a real browser, on a real server, with the released weights."""
+"""The page in a real browser: its results are those of the terminal, it says what is wrong, and it forgets."""
 
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
+from browser_page import ROOT, WAIT_MS, serve, upload
 from playwright.sync_api import Page, expect
 
-ROOT = Path(__file__).parents[2]
-FLAGS = (
-    "--no-sandbox --disable-quic --no-first-run --disable-background-networking --disable-component-update"
-    " --disable-sync --use-angle=swiftshader --enable-unsafe-swiftshader --use-gl=angle"
-)
-WAIT_MS = 60_000
 CAMERA = "document.querySelector('#view3d .js-plotly-plot').layout.scene.camera.eye"
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="session")
-def browser_type_launch_args() -> dict:
-    chromium = shutil.which("chromium")
-    if not chromium:
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("no chromium on the PATH")
-    return {"executable_path": chromium, "args": FLAGS.split()}
-
-
-@pytest.fixture(scope="session")
-def browser_context_args() -> dict:
-    return {"viewport": {"width": 1280, "height": 900}}
-
-
-def serve(command: list[str], temporary: Path, **environment: str):
-    """Start a server on a free port; yields its address; afterwards it must have deleted its temporary folder."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [part.replace("PORT", str(port)) for part in command]
-    environment = {name: value.replace("PORT", str(port)) for name, value in environment.items()}
-    log = temporary / "log.txt"
-    with log.open("w") as output:
-        server = subprocess.Popen(
-            [sys.executable, *command],
-            cwd=ROOT,
-            env=os.environ | {"TMPDIR": str(temporary)} | environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    address = f"http://127.0.0.1:{port}/"
-    try:
-        deadline = time.monotonic() + WAIT_MS / 1000
-        while not _answers(address):
-            assert server.poll() is None and time.monotonic() < deadline, log.read_text("utf-8")
-            time.sleep(0.2)
-        yield address
-    finally:
-        server.send_signal(signal.SIGTERM)
-        server.wait(20)
-    assert not list(temporary.glob("iris-page-*"))
-    assert "Traceback" not in log.read_text("utf-8")
-
-
-def _answers(address: str) -> bool:
-    try:
-        return urllib.request.urlopen(address, timeout=5).status == 200
-    except (urllib.error.URLError, TimeoutError):
-        return False
-
-
-@pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    command = ["-m", "app.cli", "app", "--port", "PORT", "--no-open-browser"]
-    yield from serve(command, tmp_path_factory.mktemp("server"))
 
 
 @pytest.fixture
@@ -92,12 +27,6 @@ def files(sample, tmp_path) -> Path:
     mask = nibabel.load(sample / "reference_mask.nii.gz")
     nibabel.save(nibabel.Nifti1Image(np.zeros(mask.shape, np.uint8), mask.affine), tmp_path / "empty.nii.gz")
     return tmp_path
-
-
-def upload(page: Page, part: str, *paths: Path) -> None:
-    page.set_input_files(f"#{part} input[type=file]", paths)
-    for path in paths:
-        expect(page.locator(f"#{part}").get_by_text(path.name.split(".")[0])).to_be_visible(timeout=WAIT_MS)
 
 
 def terminal(folder: Path, mask: str) -> subprocess.CompletedProcess:
@@ -115,13 +44,13 @@ def terminal(folder: Path, mask: str) -> subprocess.CompletedProcess:
 
 def test_a_mask_from_the_page_is_that_of_the_terminal(page: Page, address: str, files: Path):
     page.goto(address)
-    upload(page, "reference", files / "known.nii.gz")
-    upload(page, "mask", files / "known-mask.nii.gz")
+    upload(page, "references", files / "known.nii.gz")
+    upload(page, "masks", files / "known-mask.nii.gz")
     upload(page, "queries", files / "patient 7.nii.gz")
     page.click("#segment")
+    expect(page.locator("#status")).to_contain_text("1 of 1 queries segmented", timeout=WAIT_MS)
     expect(page.locator("#view3d canvas").first).to_be_visible(timeout=WAIT_MS)
-    expect(page.locator("#status")).to_contain_text("1 of 1 queries segmented")
-    expect(page.locator("#volumes")).to_contain_text("patient 7.nii.gz")
+    expect(page.locator("#structures")).to_contain_text("confidence")
 
     # slices follow their sliders, and the browser is told not to store them
     picture = page.locator("#slice-axial img")
@@ -131,6 +60,17 @@ def test_a_mask_from_the_page_is_that_of_the_terminal(page: Page, address: str, 
     after = page.request.get(picture.get_attribute("src"))
     assert before.body()[:4] == after.body()[:4] == b"\x89PNG" and before.body() != after.body()
     assert after.headers["cache-control"] == "no-store"
+
+    # the wheel goes through them, a click moves the crosshair in the other two
+    number = page.locator("#slider-axial input[type=number]")
+    before = number.input_value()
+    picture.hover()
+    page.mouse.wheel(0, -100)
+    expect(number).to_have_value(str(int(before) + 1))
+    sagittal = page.locator("#slider-sagittal input[type=number]")
+    before = sagittal.input_value()
+    page.locator("#slice-axial img").click(position={"x": 120, "y": 100})
+    expect(sagittal).not_to_have_value(before)
 
     # the surfaces turn with the mouse
     eye = page.evaluate(CAMERA)
@@ -157,16 +97,19 @@ def test_a_mask_from_the_page_is_that_of_the_terminal(page: Page, address: str, 
 def test_a_bad_mask_gets_the_message_of_the_terminal(page: Page, address: str, files: Path, mask: str):
     page.goto(address)
     page.click("#segment")
-    expect(page.get_by_text("Choose a reference scan first")).to_be_visible(timeout=WAIT_MS)
-    upload(page, "reference", files / "known.nii.gz")
-    upload(page, "mask", files / mask)
+    expect(page.locator("#status")).to_contain_text("Add at least one query first", timeout=WAIT_MS)
+    expect(page.locator("#cancel")).to_be_hidden()
+    expect(page.get_by_test_id("toast-body")).to_have_count(1)
+    upload(page, "references", files / "known.nii.gz")
+    upload(page, "masks", files / mask)
     upload(page, "queries", files / "patient 7.nii.gz")
     page.click("#segment")
     failed = terminal(files, mask)
     assert failed.returncode == 2
     message = failed.stderr.splitlines()[-1].removeprefix("iris: error: ")
     assert message.startswith(mask)
-    expect(page.get_by_text(message)).to_be_visible(timeout=WAIT_MS)
+    expect(page.get_by_test_id("toast-body").get_by_text(message)).to_be_visible(timeout=WAIT_MS)
+    expect(page.locator("#checks")).to_contain_text(message, timeout=WAIT_MS)  # it says so before the run too
     expect(page.locator("#result")).to_be_hidden()
 
 
@@ -177,9 +120,9 @@ def test_app_py_opens_with_a_sample_keeps_it_at_home_and_forgets_it(page: Page, 
     for address in serve(["app.py"], tmp_path, **environment):
         page.goto(address)
         expect(page.locator("#view3d canvas").first).to_be_visible(timeout=WAIT_MS)
-        expect(page.locator("#volumes")).to_contain_text("Posterior")
+        expect(page.locator("#structures")).to_contain_text("Posterior")
         page.click("#sample-heart")
-        expect(page.locator("#volumes")).to_contain_text("left ventricle cavity", timeout=WAIT_MS)
+        expect(page.locator("#structures")).to_contain_text("left ventricle cavity", timeout=WAIT_MS)
         assert page.evaluate("localStorage.length + sessionStorage.length") == 0
         assert list(tmp_path.rglob("*.npy")) and list(tmp_path.rglob("*.nii.gz"))
         page.close()

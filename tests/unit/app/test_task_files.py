@@ -157,4 +157,4 @@ def test_references_and_masks_come_in_pairs(iris, scan, tmp_path):
     assert "pairs" in error
     code, error = iris("segment", "--query", scan[0], "--output", tmp_path / "o")
     assert code == 2
-    assert "--classes that the weights know" in error
+    assert "classes that the weights know" in error

@@ -1,0 +1,235 @@
+"""What the page's events do: from what gradio hands over to what its components show."""
+
+import json
+import re
+import tempfile
+import threading
+import time
+from html import escape
+from pathlib import Path
+
+import gradio as gr
+
+from app.checks import check, forecast
+from app.commands.shown import parse_names
+from app.results import Result
+from app.service import Service
+from app.session import Sessions
+from app.ui.tables import outcome, said, volumes_table
+from app.uploads import gather, pairs
+from app.viewers.atlas import figure, known_atlas
+from app.work import Asked, Shown, Stopped, run
+from iris_core.case import InputError
+from iris_core.strategies import Options
+from nnunet_adapters.images import read_reference, read_scan
+
+SAMPLES = Path(__file__).parents[1] / "samples"
+MESSAGE = {"duration": 30}  # seconds that a message stays on the page
+CHECKED = 5  # queries that are read before the run
+FIRST = 3  # remarks on them that are shown at once
+
+
+class Actions:
+    """What the page's events call. Shared by all visitors; a visitor's token leads to their result."""
+
+    def __init__(self, service: Service, sessions: Sessions) -> None:
+        self.service, self.sessions = service, sessions
+        self.samples = json.loads((SAMPLES / "samples.json").read_text("utf-8"))
+        self._stops: dict[str, threading.Event] = {}  # visitor → set when their run shall end
+
+    def fill(self, key: str) -> list:
+        """A sample's references, masks, names, tasks, classes, queries, true masks and checks."""
+        entry = self.samples[key]
+        reference, mask, query, truth = (
+            str(SAMPLES / entry[part]) for part in ("reference", "mask", "query", "query_mask")
+        )
+        names = " ".join(f"{value}={name}" for value, name in entry["names"].items())
+        return [[reference], [mask], names, None, [], [query], [truth], ""]
+
+    def begin(self, token, request: gr.Request):
+        """Delete and hide the last result; from now on the visitor may cancel."""
+        self._stops[request.session_hash] = threading.Event()
+        self.sessions.expire(token)
+        return None, "", gr.Column(visible=False), gr.Button(visible=True)
+
+    def cancel(self, request: gr.Request) -> str:
+        """The run ends with its next step; what is done stays."""
+        if stop := self._stops.get(request.session_hash):
+            stop.set()
+        return said("warn", "Cancelling: the step that is under way comes to its end first …")
+
+    def close(self, request: gr.Request) -> None:
+        """The visitor has left: their run ends, their files are deleted."""
+        self.cancel(request)
+        self._stops.pop(request.session_hash, None)
+        self.sessions.close(request.session_hash)
+
+    def atlas(self):
+        """The structures that the weights know, as a figure."""
+        return figure(known_atlas(self.service.checkpoint.bank))
+
+    def look_before(self, request: gr.Request, *values) -> str:
+        """What is to be said of the uploads before the run: which belong together, what does not fit, how long."""
+        asked = asked_for(*values)
+        self.note(asked, request)
+        parts = []
+        try:
+            with tempfile.TemporaryDirectory(dir=self.sessions.root) as folder:
+                if len(asked.references) > 1:
+                    parts.append(
+                        said("", "Pairs: " + "; ".join(_pair(*pair) for pair in pairs(asked.references, asked.masks)))
+                    )
+                if asked.queries and (asked.tasks or (asked.references and asked.masks)):
+                    parts.append(self._advice(asked, Path(folder)))
+        except InputError as error:
+            parts.append(said("bad", self.readable(error)))
+        return "".join(parts)
+
+    def _advice(self, asked: Asked, folder: Path) -> str:
+        shown = Shown.of(self.service, asked, folder)
+        task = self.service.plan("auto", shown.references, shown.known, grid=asked.grid)(None).embedding
+        queries = list(gather(asked.queries, folder))
+        advice, seconds, gib = [], 0.0, 0.0
+        for path in queries[:CHECKED]:
+            query = read_scan(path)
+            advice += check(shown.references, query)
+            need = forecast(self.service, task, query)
+            seconds, gib = seconds + need.seconds, max(gib, need.gib)
+        seconds *= len(queries) / len(queries[:CHECKED]) * (2 if asked.confidence and shown.references else 1)
+        seconds *= 2 if asked.strategy == "retrieval" else 1  # a first pass looks for what is alike
+        text = f"{len(queries)} queries" if len(queries) > 1 else "One query"
+        text += f": about {spoken(seconds)} and {max(gib, 0.1):.1f} GiB of memory."
+        advice = [self.readable(sentence) for sentence in dict.fromkeys(advice)]
+        more = (
+            f"<details><summary>{len(advice) - FIRST} more remarks</summary>{said('warn', *advice[FIRST:])}</details>"
+        )
+        return said("good", text) + said("warn", *advice[:FIRST]) + more * (len(advice) > FIRST)
+
+    def note(self, asked: Asked, request: gr.Request) -> None:
+        files = (*asked.references, *asked.masks, *asked.tasks, *asked.queries, *asked.truths)
+        self.sessions.note_uploads(request.session_hash, files)
+
+    def run(self, request: gr.Request, progress=gr.Progress(), *values):  # noqa: B008
+        """Segment all queries: token, status, cancel, result, scans, structures, volumes, masks, extras, views."""
+        asked, started = asked_for(*values), time.monotonic()
+        stop = self._stops.get(request.session_hash) or threading.Event()
+
+        def report(what: str, share: float) -> None:
+            if stop.is_set():
+                raise Stopped
+            spent = time.monotonic() - started
+            left = f", about {spoken(spent / share - spent)} left" if share > 0 else ""
+            progress(share, f"{self.sessions.without_folders(what)}{left}")
+
+        done = gr.Button(visible=False)
+        try:
+            token, result = self.segment(asked, request, report)
+        except gr.Error as error:
+            gr.Warning(error.message, **MESSAGE)
+            return None, said("bad", error.message), done, gr.skip(), gr.Dropdown([], value=None), *[gr.skip()] * 5
+        for failure in result.failures:
+            gr.Warning(self.readable(failure), **MESSAGE)
+        failures = map(self.readable, result.failures)
+        first = next((i for i, scan in enumerate(result.scans) if scan.mask), None)
+        return (
+            token,
+            outcome(result, failures, time.monotonic() - started),
+            done,
+            gr.Column(visible=bool(result.masks)),
+            gr.Dropdown([(scan.title, i) for i, scan in enumerate(result.scans)], value=first),
+            gr.CheckboxGroup(choices=list(result.names), value=list(result.names)),
+            volumes_table(result),
+            [str(path) for path in result.masks],
+            [str(path) for path in result.extras],
+            None,
+        )
+
+    def segment(self, asked: Asked, request: gr.Request, report) -> tuple[str, Result]:
+        """The visitor's new result with its token. Raises gr.Error where nothing came of it."""
+        if not asked.queries:
+            raise self.error(InputError("Add at least one query first (step 3)"))
+        if not (asked.references or asked.masks or asked.tasks or asked.classes):
+            raise self.error(
+                InputError("Show a reference scan with its mask first (step 1), a saved task, or a known structure")
+            )
+        self.note(asked, request)
+        with self.sessions.opened(request.session_hash) as (token, folder):
+            try:
+                result = run(self.service, folder, asked, report)
+            except InputError as error:
+                raise self.error(error) from error
+            if not result.masks and not result.stopped:
+                raise self.error(*result.failures)
+            self.sessions.keep(token, result)
+        return token, result
+
+    def promote(self, token, scan, corrected, references, masks, queries, request: gr.Request):
+        """A corrected mask makes a query one more reference: references, masks, queries, what to do next."""
+        shown = self.result(token).scans[scan]
+        if not shown.mask or not corrected:
+            missing = (
+                "its corrected mask here first" if shown.mask else "a query above: this scan is a reference already"
+            )
+            raise self.error(InputError(f"Choose {missing}"))
+        corrected = Path(corrected)
+        self.sessions.note_uploads(request.session_hash, [corrected])
+        try:
+            former = pairs([Path(p) for p in references or []], [Path(p) for p in masks or []])
+            with tempfile.TemporaryDirectory(dir=self.sessions.root) as folder:
+                read_reference(next(iter(gather(shown.uploads, Path(folder)))), corrected)
+        except InputError as error:
+            raise self.error(error) from error
+        former_scans, former_masks = ([str(pair[i]) for pair in former] for i in (0, 1))
+        left = [path for path in queries or [] if Path(path) not in shown.uploads]
+        then = "Press Segment to run the other queries again." if left else "Add the next queries in step 3."
+        return (
+            [*former_scans, *map(str, shown.uploads)],
+            [*former_masks, str(corrected)],
+            left or None,
+            None,
+            said("good", f"{escape(shown.name)} is a reference now, with {len(former)} others. {then}"),
+        )
+
+    def readable(self, error: InputError | str) -> str:
+        """The terminal's message as HTML, with the names of files instead of their places on the server."""
+        return escape(self.sessions.without_folders(str(error)))
+
+    def error(self, *errors: InputError) -> gr.Error:
+        return gr.Error("<br>".join(map(self.readable, errors)), print_exception=False, **MESSAGE)
+
+    def result(self, token) -> Result:
+        try:
+            return self.sessions.result(token)
+        except InputError as error:
+            raise self.error(error) from error
+
+
+def asked_for(references, masks, names, tasks, classes, queries, truths, strategy, grid, confidence, *options) -> Asked:
+    """The values of the page's components, in their order. options: top_k, seed, steps, rate."""
+    files = [tuple(map(Path, paths or ())) for paths in (references, masks, tasks, queries, truths)]
+    return Asked(
+        references=files[0],
+        masks=files[1],
+        tasks=files[2],
+        classes=tuple(classes or ()),
+        queries=files[3],
+        truths=files[4],
+        names=split_names(names or ""),
+        strategy=strategy,
+        grid=grid,
+        options=Options(*(kind(value) for kind, value in zip((int, int, int, float), options, strict=False))),
+        confidence=confidence,
+    )
+
+
+def split_names(text: str) -> dict[int, str]:
+    """'1=left kidney, 2=spleen' → {1: 'left kidney', 2: 'spleen'}."""
+    return parse_names(tuple(filter(None, re.split(r"[\s,;]+(?=-?\d+=)", text.strip()))))
+
+
+def spoken(seconds: float) -> str:
+    return f"{max(1, round(seconds))} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def _pair(scan: Path, mask: Path) -> str:
+    return f"{escape(scan.name)} with {escape(mask.name)}"

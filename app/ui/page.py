@@ -1,0 +1,206 @@
+"""The page: its sections, and what each event does with which of their components."""
+
+import os
+import signal
+import sys
+import threading
+from importlib import import_module
+from importlib.util import find_spec
+
+import gradio as gr
+from starlette.datastructures import MutableHeaders
+from starlette.middleware import Middleware
+
+from app.service import Service
+from app.session import KEPT_S, Sessions
+from app.ui import layout
+from app.ui.actions import SAMPLES, Actions
+from app.ui.looks import CSS, HEAD, THEME
+from app.ui.programs import Programs
+from app.ui.views import Views
+from app.viewers.slices import PLANES
+from iris_core.case import InputError
+
+AT_ONCE = 2  # visitors whose runs proceed side by side, so that a big volume does not block everybody
+PRIVATE = {"api_visibility": "private"}
+QUIET = PRIVATE | {"show_progress": "hidden"}
+LIVE = QUIET | {"trigger_mode": "always_last", "concurrency_limit": None}
+
+
+class NoStore:
+    """ASGI middleware: scans and masks are not left in the browser's cache."""
+
+    def __init__(self, app) -> None:
+        self.app = app
+
+    async def __call__(self, scope, receive, send) -> None:
+        async def send_uncached(message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["Cache-Control"] = "no-store"
+            await send(message)
+
+        await self.app(scope, receive, send_uncached if "/file=" in scope.get("path", "") else send)
+
+
+SETTINGS = {
+    "theme": THEME,
+    "css": CSS,
+    "head": HEAD,
+    "share": False,
+    "ssr_mode": False,
+    "run_history": False,
+    "footer_links": [],
+    "max_file_size": "2gb",
+    "allowed_paths": [str(SAMPLES)],
+    "app_kwargs": {"middleware": [Middleware(NoStore)]},
+}
+
+
+def launch(weights: str, device: str, host: str, port: int, sample: bool, open_browser: bool, mcp: bool) -> None:
+    """Build the page and serve it."""
+    if mcp and not find_spec("mcp"):
+        raise InputError("--mcp needs gradio's own set of packages: pip install 'gradio[mcp]'")
+    page = build(weights, device, sample)
+    try:
+        serve(page, server_name=host, server_port=port, inbrowser=open_browser, mcp_server=mcp)
+    except OSError as error:
+        raise InputError(f"--port and --host must be free to use, got {port} and {host} ({error})") from error
+
+
+def serve(page: gr.Blocks, **options) -> None:
+    """Serve until interrupted or terminated; then everything that visitors left is deleted."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    page.launch(**SETTINGS, **options)
+
+
+def build(weights: str = "iris-small", device: str = "auto", sample: bool = False) -> gr.Blocks:
+    """The page with its own model, for serve(). sample: begin with a sample, segmented.
+
+    Raises InputError if the weights cannot be used.
+    """
+    # Seconds to import, and wanted only to measure: it comes in while the page is opened.
+    threading.Thread(target=import_module, args=("monai.metrics",), daemon=True).start()
+    sessions = Sessions()
+    actions = Actions(Service(weights, device), sessions)
+    os.environ["GRADIO_TEMP_DIR"] = str(sessions.root)  # uploads too: private, and deleted at the end
+
+    with gr.Blocks(title="Iris", analytics_enabled=False, delete_cache=(600, KEPT_S)) as page:
+        token = gr.State(None, time_to_live=KEPT_S, delete_callback=sessions.expire)
+        layout.head()
+        show = layout.show(actions.service, actions.samples)
+        choose = layout.choose()
+        run = layout.segment()
+        with gr.Column(visible=False, elem_id="result") as result:
+            look = layout.look()
+            correct = layout.correct()
+            take = layout.take()
+
+        shown = shown_of(show)
+        asked = [*shown, run.queries, run.truths, choose.strategy, choose.grid, choose.confidence, *choose.options]
+        before_a_run(actions, show, choose, run, asked)
+        views = Views(actions)
+        runs(page, actions, views, sample, token, show, run, asked, result, look, take)
+        looking(views, token, look, take)
+        promote = [correct.corrected, show.references, show.masks, run.queries]
+        correct.promote.click(
+            actions.promote,
+            [token, look.scan, *promote],
+            [show.references, show.masks, run.queries, correct.corrected, correct.said],
+            **QUIET,
+        )
+        programs(Programs(actions), shown, choose, asked)
+        page.unload(actions.close)
+    return page.queue(default_concurrency_limit=1)
+
+
+def before_a_run(actions: Actions, show, choose, run, asked: list) -> None:
+    """The atlas, the strategy's sentence and options, what is said of the uploads."""
+
+    def chosen(name: str):
+        concerned = layout.options_of(name)
+        options = (gr.update(visible=visible) for visible in concerned)
+        return gr.Dropdown(info=layout.WHEN[name]), gr.Row(visible=any(concerned)), *options
+
+    show.around.expand(actions.atlas, None, show.atlas, **QUIET)
+    choose.strategy.input(chosen, choose.strategy, [choose.strategy, choose.row, *choose.options], **QUIET)
+    files = [show.references, show.masks, show.tasks, run.queries, run.truths]
+    changed = [event for part in files for event in (part.upload, part.delete, part.clear)]
+    changed += [choose.strategy.input, choose.confidence.input]
+    gr.on(changed, actions.look_before, asked, run.checks, trigger_mode="always_last", **QUIET)
+
+
+def runs(page, actions: Actions, views: Views, sample: bool, token, show, run, asked, result, look, take) -> None:
+    """Segment, samples, cancel: forget the former result, run, look at the first query."""
+    outputs = [
+        token, run.status, run.cancel, result,
+        look.scan, look.structures, look.volumes, take.masks, take.extras, take.views,
+    ]  # fmt: skip
+    begin = QUIET | {"fn": actions.begin, "inputs": token, "outputs": [token, run.status, result, run.cancel]}
+
+    def then_run(event) -> None:
+        ran = event.then(
+            actions.run,
+            asked,
+            outputs,
+            show_progress_on=run.status,
+            concurrency_id="model",
+            concurrency_limit=AT_ONCE,
+            **PRIVATE,
+        )
+        ran.failure(lambda: gr.Button(visible=False), None, run.cancel, **QUIET)
+        seen = ran.success(views.show, **_show(token, look))
+        seen.then(views.gallery, token, look.gallery, **QUIET).then(views.take, [token, look.scan], take.views, **QUIET)
+
+    fields = [*shown_of(show), run.queries, run.truths, run.checks]
+    then_run(run.run.click(**begin))
+    for key, button in show.samples.items():
+        then_run(button.click(**begin).then(lambda key=key: actions.fill(key), None, fields, **QUIET))
+    if sample:
+        then_run(page.load(**begin).then(lambda: actions.fill("hippocampus"), None, fields, **QUIET))
+    run.cancel.click(actions.cancel, None, run.status, queue=False, **QUIET)
+
+
+def shown_of(show) -> list:
+    return [show.references, show.masks, show.names, show.tasks, show.classes]
+
+
+def _show(token, look) -> dict:
+    inputs = [token, look.scan, look.opacity, look.structures, look.compare, look.planes]
+    outputs = [
+        *look.sliders, look.window, look.overlay, look.compare, look.view3d, look.table, *look.images, *look.beside
+    ]  # fmt: skip
+    return QUIET | {"inputs": inputs, "outputs": outputs}
+
+
+def looking(views: Views, token, look, take) -> None:
+    """Choose a scan, move through it, turn it."""
+    chosen = look.scan.input(views.show, **_show(token, look))
+    picked = look.gallery.select(views.pick, None, look.scan, **QUIET)
+    for event in (chosen, picked.then(views.show, **_show(token, look))):
+        event.then(views.take, [token, look.scan], take.views, **QUIET)
+    at = [token, look.scan, *look.sliders]
+    style = [look.window, look.overlay, look.opacity, look.structures, look.compare]
+    pictures = [*look.images, *look.beside]
+    moved = [*look.sliders, look.opacity]
+    changed = [look.window, look.overlay, look.structures, look.compare]
+    gr.on([part.input for part in (*moved, *changed)], views.move, [*at, *style], pictures, **LIVE)
+    look.compare.input(lambda on: gr.Row(visible=on), look.compare, look.beside_row, **QUIET)
+    look.overlay.input(lambda kind: gr.HTML(visible=kind == "errors"), look.overlay, look.errors, **QUIET)
+    surfaces = [*at, look.window, look.structures, look.planes]
+    for plane, image in zip(PLANES, look.images, strict=True):
+        clicked = image.select(views.click(plane), [*at, *style], [*look.sliders, *pictures], **LIVE)
+        clicked.then(views.follow, surfaces, look.view3d, **QUIET)
+    gr.on([part.release for part in look.sliders], views.follow, surfaces, look.view3d, **LIVE)
+    gr.on([part.input for part in (look.planes, look.structures)], views.turn, surfaces, look.view3d, **LIVE)
+
+
+def programs(actions: Programs, shown: list, choose, asked: list) -> None:
+    """Named endpoints, on components that nobody sees."""
+    with gr.Row(visible=False):
+        masks, task, rows = gr.File(label="masks", file_count="multiple"), gr.File(label="task"), gr.JSON(label="rows")
+        call = {name: gr.Button(name) for name in ("segment", "encode", "classes")}
+    model = {"concurrency_id": "model", "concurrency_limit": AT_ONCE}
+    call["segment"].click(actions.segment, asked, [masks, rows], api_name="segment", **model)
+    inputs = [*shown[:4], choose.strategy, choose.grid]
+    call["encode"].click(actions.encode, inputs, task, api_name="encode", **model)
+    call["classes"].click(actions.classes, None, rows, api_name="classes")

@@ -1,0 +1,62 @@
+"""The page's endpoints for programs: gradio_client, MCP. Their docstrings are what those show."""
+
+import gradio as gr
+
+from app.results import Result
+from app.ui.actions import Actions, asked_for
+from app.work import encode
+from iris_core.case import InputError
+from iris_core.strategies.memory_bank import known_classes
+
+
+class Programs:
+    def __init__(self, actions: Actions) -> None:
+        self.actions = actions
+
+    def segment(
+        self,
+        request: gr.Request,
+        references=None,
+        masks=None,
+        names=None,
+        tasks=None,
+        classes=None,
+        queries=None,
+        truths=None,
+        strategy="auto",
+        grid="auto",
+        confidence=True,
+        top_k=3,
+        seed=0,
+        steps=40,
+        rate=0.01,
+    ):
+        """Segment queries as references with their masks, saved tasks, or known classes show.
+
+        Returns the masks, and statistics: a row for each query and structure.
+        """
+        shown = references, masks, names, tasks, classes, queries, truths
+        asked = asked_for(*shown, strategy, grid, confidence, top_k, seed, steps, rate)
+        _, result = self.actions.segment(asked, request, lambda what, share: None)
+        for failure in result.failures:
+            gr.Warning(self.actions.readable(failure))
+        return [str(path) for path in result.masks], list(result.rows)
+
+    def encode(
+        self, request: gr.Request, references=None, masks=None, names=None, tasks=None, strategy="auto", grid="auto"
+    ):
+        """Write what references with their masks show as a task file, to segment with later."""
+        asked = asked_for(references, masks, names, tasks, None, None, None, strategy, grid, False)
+        self.actions.note(asked, request)
+        with self.actions.sessions.opened(request.session_hash) as (token, folder):
+            try:
+                task = encode(self.actions.service, asked, folder)
+            except InputError as error:
+                raise self.actions.error(error) from error
+            self.actions.sessions.keep(token, Result(folder, (), ()))
+        return str(task)
+
+    def classes(self) -> dict:
+        """The structures that the weights know, for segment's classes: updates in training, spacing, intensities."""
+        known = self.actions.service.checkpoint
+        return known_classes(known.bank, known.training)

@@ -1,0 +1,166 @@
+"""What the page shows of a result: slices, the reference beside them, surfaces, figures, pictures to take away."""
+
+import hashlib
+import secrets
+import shutil
+
+import gradio as gr
+from PIL import Image
+
+from app import exports
+from app.results import Result, Scan
+from app.ui.actions import Actions
+from app.ui.tables import structures_table
+from app.viewers.colours import colour, error_colour
+from app.viewers.mesh import mesh, slice_planes
+from app.viewers.slices import PLANES, Style, grey, same_place, slices, voxel_at
+from nnunet_adapters.images import stem
+
+GALLERY_FROM = 3  # scans: below, the list is enough
+
+
+class Views:
+    """Events that look at a result; each begins with the visitor's token."""
+
+    def __init__(self, actions: Actions) -> None:
+        self.actions = actions
+
+    def show(self, token, scan, opacity, visible, compare, planes):
+        """Another scan: sliders, window, kinds of masks, surfaces, table, slices, the reference. None: a run without
+        a result."""
+        if scan is None:
+            return gr.skip()
+        result = self.actions.result(token)
+        shown = result.scans[scan]
+        window = next(iter(shown.windows))
+        kinds = ["fill", "outline", *(["errors"] if shown.errors is not None else [])]
+        sliders = (gr.Slider(value=shown.middle[a] + 1, maximum=max(2, shown.image.shape[a])) for a in PLANES.values())
+        return (
+            *sliders,
+            gr.Dropdown(list(shown.windows), value=window),
+            gr.Radio(kinds, value="fill"),
+            gr.Checkbox(visible=_reference(result) is not None),
+            surfaces(result, shown, shown.middle, window, visible, planes),
+            structures_table(result, shown),
+            *both(result, scan, shown.middle, (window, "fill", opacity, visible), compare),
+        )
+
+    def gallery(self, token):
+        """A small picture of each scan, where there are several queries."""
+        if token is None:
+            return gr.skip()
+        result = self.actions.result(token)
+        small = []
+        for i, scan in enumerate(result.scans):
+            style = Style(next(iter(scan.windows.values())))
+            small.append((_saved(result, i, scan.middle, style)["axial"], scan.title))
+        return gr.Gallery(small, visible=len(small) >= GALLERY_FROM)
+
+    def pick(self, at: gr.SelectData) -> int:
+        """The scan whose small picture was chosen."""
+        return at.index
+
+    def move(self, token, scan, axial, coronal, sagittal, window, kind, opacity, visible, compare):
+        """The slices at the sliders' positions, which count from 1."""
+        result = self.actions.result(token)
+        position = _position(result.scans[scan], axial, coronal, sagittal)
+        return both(result, scan, position, (window, kind, opacity, visible), compare)
+
+    def click(self, plane: str):
+        """The event of a click into one plane's picture: all sliders, all slices."""
+
+        def clicked(token, scan, axial, coronal, sagittal, window, kind, opacity, visible, compare, at: gr.SelectData):
+            result = self.actions.result(token)
+            shown = result.scans[scan]
+            position = _position(shown, axial, coronal, sagittal)
+            position = voxel_at(plane, tuple(at.index), shown.image.shape, shown.spacing_mm, position)
+            sliders = [position[a] + 1 for a in PLANES.values()]
+            return *sliders, *both(result, scan, position, (window, kind, opacity, visible), compare)
+
+        return clicked
+
+    def turn(self, token, scan, axial, coronal, sagittal, window, visible, planes):
+        """The surfaces again."""
+        result = self.actions.result(token)
+        shown = result.scans[scan]
+        return surfaces(result, shown, _position(shown, axial, coronal, sagittal), window, visible, planes)
+
+    def follow(self, *values):
+        """The surfaces again where slice planes are drawn: values as for ``turn``."""
+        return self.turn(*values) if values[-1] else gr.skip()
+
+    def take(self, token, scan):
+        """A picture and the surfaces of one scan as files."""
+        if scan is None:
+            return gr.skip()
+        result = self.actions.result(token)
+        shown = result.scans[scan]
+        folder = result.folder / f"views-{scan}"
+        folder.mkdir(exist_ok=True)
+        name = stem(shown.mask) if shown.mask else "reference"
+        window = next(iter(shown.windows.values()))
+        title = f"Iris, research only. {shown.title}"
+        picture, html = folder / f"{name}.png", folder / f"{name}.html"
+        exports.preview(grey(shown.image, window), shown.labels, shown.spacing_mm, result.names, title, picture)
+        exports.write_html(mesh(shown.labels, shown.spacing_mm, result.names), html)
+        try:
+            self.actions.result(token)
+        except gr.Error:  # the visitor left meanwhile
+            shutil.rmtree(result.folder, ignore_errors=True)
+            raise
+        return [str(picture), str(html)]
+
+
+def surfaces(result: Result, shown: Scan, position, window: str, visible: list[str], planes: bool):
+    cuts = slice_planes(shown.image, shown.spacing_mm, position, shown.windows[window]) if planes else ()
+    return mesh(shown.labels, shown.spacing_mm, result.names, _hidden(result, visible), cuts)
+
+
+def both(result: Result, scan: int, position: tuple[int, int, int], look: tuple, compare: bool) -> list:
+    """The three slices of a scan; then those of the reference at the same place, or nothing."""
+    window, kind, opacity, visible = look
+    shown, hidden = result.scans[scan], _hidden(result, visible)
+    errors = kind == "errors" and shown.errors is not None
+    style = Style(
+        shown.windows.get(window) or next(iter(shown.windows.values())),
+        opacity,
+        kind == "outline",
+        () if errors else hidden,
+        error_colour if errors else colour,
+    )
+    pictures = [*_saved(result, scan, position, style, errors).values()]
+    if not compare or (there := _reference(result)) is None:
+        return [*pictures, None, None, None]
+    other = result.scans[there]
+    window = other.windows.get(window) if window in other.windows else next(iter(other.windows.values()))
+    place = same_place(position, shown.middle, shown.spacing_mm, other.middle, other.spacing_mm, other.image.shape)
+    return [*pictures, *_saved(result, there, place, Style(window, opacity, kind == "outline", hidden)).values()]
+
+
+def _saved(result: Result, scan: int, position, style: Style, errors: bool = False) -> dict[str, str]:
+    """Plane → PNG file in the result's folder. Those that are there may be on their way to the browser: they stay."""
+    shown = result.scans[scan]
+    labels = shown.errors if errors else shown.labels
+    drawn = repr((scan, position, style.window, style.opacity, style.outline, style.hidden, errors))
+    name = hashlib.sha256(drawn.encode()).hexdigest()[:16]
+    files = {plane: result.folder / f"{plane}-{name}.png" for plane in PLANES}
+    if not all(file.exists() for file in files.values()):
+        for plane, rgb in slices(shown.image, labels, shown.spacing_mm, position, style).items():
+            temporary = result.folder / f"{secrets.token_hex(8)}.png"
+            Image.fromarray(rgb).save(temporary)
+            temporary.replace(files[plane])
+    return {plane: str(file) for plane, file in files.items()}
+
+
+def _position(shown: Scan, axial: float, coronal: float, sagittal: float) -> tuple[int, int, int]:
+    """The sliders' positions, which count from 1, as a voxel."""
+    return tuple(min(int(p), n) - 1 for p, n in zip((sagittal, coronal, axial), shown.image.shape, strict=True))
+
+
+def _hidden(result: Result, visible: list[str]) -> tuple[int, ...]:
+    return tuple(i for i, name in enumerate(result.names, 1) if name not in visible)
+
+
+def _reference(result: Result) -> int | None:
+    """The first reference among the scans, if there is one."""
+    return next((i for i, scan in enumerate(result.scans) if not scan.mask), None)

@@ -1,0 +1,222 @@
+"""What the page and its API do with files: the same as the command line, with what the viewers and downloads need."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from app import exports
+from app.results import Result, Scan, keep_scan, scores
+from app.service import Service
+from app.uploads import gather, pairs, truths_of
+from iris_core.case import Case, InputError
+from iris_core.embeddings import TaskEmbedding
+from iris_core.strategies import Known, Options, Plan
+from nnunet_adapters.folder import named_outputs, seg_name
+from nnunet_adapters.images import read_reference, read_scan, write_mask
+
+Progress = Callable[[str, float], None]  # what is being done, share of all
+
+
+class Stopped(Exception):  # noqa: N818 (no error: the visitor pressed Cancel)
+    """Raised by a progress callback to end a run; queries that are done stay."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Everything a visitor chose. truths: true masks of queries, for measuring. See Service.plan for the rest."""
+
+    references: tuple[Path, ...] = ()
+    masks: tuple[Path, ...] = ()
+    tasks: tuple[Path, ...] = ()
+    classes: tuple[str, ...] = ()
+    queries: tuple[Path, ...] = ()
+    truths: tuple[Path, ...] = ()
+    names: dict[int, str] = field(default_factory=dict)
+    strategy: str = "auto"
+    grid: str = "auto"
+    options: Options = field(default_factory=Options)
+    confidence: bool = True
+
+    def require_files(self) -> None:
+        for path in (*self.references, *self.masks, *self.tasks, *self.queries, *self.truths):
+            if not path.is_file():
+                raise InputError(f"{path.name}: is no longer kept on the server; upload it again")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What shows the task, read. masks: the references' files. values: class name → label value."""
+
+    references: list[Case]
+    known: list[Known]
+    classes: tuple[str, ...]
+    values: dict[str, int]
+
+    @classmethod
+    def of(cls, service: Service, asked: Asked, folder: Path) -> "Shown":
+        """folder: where DICOM is unpacked."""
+        asked.require_files()
+        together = pairs(list(gather(asked.references, folder / "shown")), asked.masks)
+        references = [read_reference(scan, mask, asked.names) for scan, mask in together]
+        known = [service.read_task(path) for path in asked.tasks]
+        values = {c.name: c.value for case in references for c in case.present()}
+        values |= {n: v for k in known for n, v in zip(k.embedding.names, k.embedding.values, strict=True)}
+        values |= {name: i for i, name in enumerate(asked.classes, 1)}
+        return cls(references, known, asked.classes, dict(sorted(values.items(), key=lambda item: item[1])))
+
+    def plan(self, service: Service, asked: Asked, progress=lambda done, of: None) -> Plan:
+        return service.plan(
+            asked.strategy,
+            self.references,
+            self.known,
+            classes=self.classes,
+            grid=asked.grid,
+            options=asked.options,
+            progress=progress,
+        )
+
+
+def encode(service: Service, asked: Asked, folder: Path) -> Path:
+    """Write the task file of what is shown."""
+    if "retrieval" in asked.strategy:
+        raise InputError(f"{asked.strategy} makes another task for every query: there is none to write")
+    embedding = Shown.of(service, asked, folder).plan(service, asked)(None).embedding
+    return _write_task(service, asked, embedding, folder)
+
+
+def run(service: Service, folder: Path, asked: Asked, progress: Progress) -> Result:
+    """Segment all queries into ``folder``.
+
+    progress may raise Stopped. Raises InputError for what is shown and for two queries of one name; a query that
+    cannot be segmented becomes a failure.
+    """
+    job = Job(service, folder, asked, progress)
+    try:
+        job.begin()
+        for number, (name, query) in enumerate(job.targets.items()):
+            try:
+                job.segment(number, name, query)
+            except (InputError, MemoryError) as error:
+                job.failures.append(InputError(str(error) or f"{query.name}: not enough memory; crop the scan"))
+    except Stopped:
+        return replace(job.result(), stopped=True)
+    return job.result()
+
+
+class Job:
+    """One run as it proceeds."""
+
+    def __init__(self, service: Service, folder: Path, asked: Asked, progress: Progress) -> None:
+        self.service, self.folder, self.asked, self.progress = service, folder, asked, progress
+        self.scans: list[Scan] = []
+        self.failures: list[InputError] = []
+        self.rows: list[dict] = []
+        self.segs: list[Path] = []
+        self.embedding: TaskEmbedding | None = None
+        self.targets: dict[str, Path] = {}
+
+    def begin(self) -> None:
+        """Read and encode what is shown."""
+        asked = self.asked
+        self.progress("reading what you showed", 0)
+        self.shown = shown = Shown.of(self.service, asked, self.folder)
+        self.uploads = gather(asked.queries, self.folder / "queries")
+        self.targets = named_outputs(list(self.uploads))
+        self.truths = truths_of(list(self.uploads), asked.truths)
+        self.plan = shown.plan(
+            self.service, asked, lambda done, of: self.progress(f"preparing the task, step {done} of {of}", 0)
+        )
+        for case in shown.references:
+            title = f"reference: {Path(case.name).name}"
+            self._keep(title, case, case.labels, None, name=Path(case.name).name)
+
+    def segment(self, number: int, name: str, query: Path) -> None:
+        count = len(self.targets)
+
+        def at(what: str, share: float) -> None:
+            self.progress(f"query {number + 1} of {count}: {query.name}, {what}", (number + share) / count)
+
+        at("reading", 0)
+        case, truth = self._read(query)
+        chosen = self.plan(case)
+        decoding = 0.5 if self.asked.confidence and self.shown.references else 0.95
+        labels = self.service.segment(
+            chosen.embedding, case, lambda done, of: at(f"window {done} of {of}", decoding * done / of)
+        )
+        mask = self.folder / "masks" / name
+        write_mask(labels, query, mask)
+        trust = {}
+        if self.asked.confidence and self.shown.references:
+            at("estimating the confidence", decoding)
+            trust = self.service.confidence(self.shown.references, case, labels, chosen.embedding)
+        measured = scores(case, labels, truth, self.shown.values) if truth is not None else {}
+        notes = {name: self._named(note) for name, note in chosen.notes.items()}
+        self._keep(
+            f"query: {query.name}",
+            case, labels, truth,
+            confidence=trust, scores=measured, notes=notes,
+            name=query.name, uploads=self.uploads[query], mask=mask,
+        )  # fmt: skip
+        values, names = tuple(self.shown.values.values()), tuple(self.shown.values)
+        for row in exports.statistics(case, labels, values, names, trust):
+            score = asdict(measured[row["name"]]) if measured else {}
+            self.rows.append({"scan": query.name} | row | score)
+        self.embedding = chosen.embedding
+        if query.is_dir():
+            try:
+                seg = mask.with_name(seg_name(name))
+                exports.dicom_seg(query, labels, values, names, seg)
+                self.segs.append(seg)
+            except InputError as error:
+                self.failures.append(error)
+
+    def _read(self, query: Path):
+        """The query without labels, and its truth or None; a bad truth is a failure, the query goes on."""
+        if query in self.truths:
+            try:
+                case = read_reference(query, self.truths[query])
+                return replace(case, labels=None, classes=()), case.labels
+            except InputError as error:
+                self.failures.append(error)
+        return read_scan(query), None
+
+    def _named(self, note: str) -> str:
+        """A note with the names of references instead of their places on the server."""
+        for case in self.shown.references:
+            note = note.replace(case.name, Path(case.name).name)
+        return note
+
+    def _keep(self, title: str, case: Case, labels, truth, **more) -> None:
+        stem = self.folder / str(len(self.scans))
+        self.scans.append(keep_scan(title, case, labels, self.shown.values, truth, stem, **more))
+
+    def result(self) -> Result:
+        """With statistics, the task, and everything as one zip."""
+        masks = [scan.mask for scan in self.scans if scan.mask]
+        extras = list(self.segs)
+        if masks:
+            tables = self.folder / "statistics.csv", self.folder / "statistics.json"
+            exports.write_statistics(self.rows, *tables)
+            extras += tables
+            if "retrieval" not in self.asked.strategy:
+                extras.append(_write_task(self.service, self.asked, self.embedding, self.folder))
+            everything = self.folder / "everything.zip"
+            exports.archive([*masks, *extras], everything)
+            extras.insert(0, everything)
+        names = tuple(self.shown.values) if self.scans else ()
+        return Result(
+            self.folder,
+            names,
+            tuple(self.scans),
+            tuple(self.failures),
+            extras=tuple(extras),
+            rows=tuple(self.rows),
+            asked=len(self.targets),
+        )
+
+
+def _write_task(service: Service, asked: Asked, embedding: TaskEmbedding, folder: Path) -> Path:
+    output = folder / "iris.task.safetensors"
+    shown = (*asked.references, *asked.masks, *asked.tasks)
+    service.write_task(output, embedding, tuple(path.name for path in shown) + asked.classes)
+    return output

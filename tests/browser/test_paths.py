@@ -1,0 +1,209 @@
+"""Every path through the page: what can be shown, chosen, looked at, corrected, taken away; by people and programs."""
+
+import json
+import re
+import shutil
+import urllib.error
+import urllib.parse
+import urllib.request
+import zipfile
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from browser_page import WAIT_MS, done, upload
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from playwright.sync_api import Page, expect
+
+pytestmark = pytest.mark.browser
+
+
+def check(page: Page, part: str) -> None:
+    page.locator(f"#{part} input").first.check()
+
+
+def choose(page: Page, part: str, text: str) -> None:
+    page.locator(f"#{part} input").click()
+    page.get_by_role("option", name=text, exact=True).click()
+
+
+def download(page: Page, part: str, name: str, folder: Path) -> Path:
+    with page.expect_download() as event:
+        page.locator(f"#{part} a[download='{name}']").first.click()
+    event.value.save_as(folder / name)
+    return folder / name
+
+
+def test_look_measure_correct_and_take_away(page: Page, address: str, sample: Path, tmp_path: Path):
+    page.goto(address)
+    expect(page.locator("#status")).to_contain_text("Nothing segmented yet")
+    page.click("#sample-hippocampus")
+    done(page, "1 of 1")
+    for column in ("confidence", "Dice", "within 2 mm", "distance mm"):
+        expect(page.locator("#structures")).to_contain_text(column)
+
+    # errors, outlines, the reference beside it, planes in 3D
+    picture = page.locator("#slice-axial img")
+    for kind in ("outline", "errors"):
+        before = picture.get_attribute("src")
+        page.locator("#overlay").get_by_text(kind).click()
+        expect(picture).not_to_have_attribute("src", before)
+    expect(page.locator("#errors")).to_contain_text("the true mask alone")
+    check(page, "compare")
+    expect(page.locator("#beside-coronal img")).to_be_visible()
+    traces = "document.querySelector('#view3d .js-plotly-plot').data.filter(t => t.type == 'surface').length"
+    assert page.evaluate(traces) == 0
+    check(page, "planes")
+    page.wait_for_function(f"() => {traces} == 3")
+
+    # everything to take away
+    with zipfile.ZipFile(download(page, "extras", "everything.zip", tmp_path)) as everything:
+        inside = {"query.nii.gz", "statistics.csv", "statistics.json", "iris.task.safetensors"}
+        assert set(everything.namelist()) == inside
+        assert len(json.loads(everything.read("statistics.json"))) == 2
+    assert download(page, "views", "query.html", tmp_path).stat().st_size > 10**6
+    assert download(page, "views", "query.png", tmp_path).read_bytes()[:4] == b"\x89PNG"
+
+    # a corrected mask makes the query a reference for the next one
+    shutil.copy(sample / "query.nii.gz", tmp_path / "next.nii.gz")
+    shutil.copy(sample / "query_mask.nii.gz", tmp_path / "drawn anew.nii.gz")
+    page.locator("#correct").get_by_text("Not right?").click()
+    page.click("#promote")
+    expect(page.get_by_text("Choose its corrected mask here first")).to_be_visible()
+    upload(page, "fixed", tmp_path / "drawn anew.nii.gz")
+    page.click("#promote")
+    expect(page.locator("#promoted")).to_contain_text("query.nii.gz is a reference now")
+    expect(page.locator("#masks")).to_contain_text("drawn anew")
+    upload(page, "queries", tmp_path / "next.nii.gz")
+    page.locator("#truths button[aria-label='Clear']").first.click()
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#scans")).to_contain_text("reference: query.nii.gz", timeout=WAIT_MS)
+    done(page, "1 of 1")
+
+
+def test_several_references_several_queries_and_retrieval(page: Page, address: str, sample: Path, tmp_path: Path):
+    names = {"reference": "a", "reference_mask": "a_mask", "query": "b", "query_mask": "b_mask"}
+    for theirs, ours in names.items():
+        shutil.copy(sample / f"{theirs}.nii.gz", tmp_path / f"{ours}.nii.gz")
+    shutil.copy(sample / "query.nii.gz", tmp_path / "first.nii.gz")
+    shutil.copy(sample / "reference.nii.gz", tmp_path / "second.nii.gz")
+    page.goto(address)
+    upload(page, "references", tmp_path / "a.nii.gz", tmp_path / "b.nii.gz")
+    upload(page, "masks", tmp_path / "b_mask.nii.gz", tmp_path / "a_mask.nii.gz")
+    upload(page, "queries", tmp_path / "first.nii.gz", tmp_path / "second.nii.gz")
+    expect(page.locator("#checks")).to_contain_text("a.nii.gz with a_mask.nii.gz", timeout=WAIT_MS)
+    expect(page.locator("#checks")).to_contain_text("2 queries: about", timeout=WAIT_MS)
+    choose(page, "strategy", "retrieval")
+    expect(page.locator("#strategy")).to_contain_text("each structure comes from")
+    expect(page.get_by_text("References for each structure")).to_be_visible()
+    page.click("#segment")
+    done(page, "2 of 2")
+    expect(page.locator("#structures")).to_contain_text("was shown by")
+    page.locator("#scans button.thumbnail-item, #scans .thumbnail-item").nth(3).click()
+    expect(page.locator("#scan input")).to_have_value("query: second.nii.gz")
+
+
+def test_a_known_structure_needs_no_reference(page: Page, address: str, sample: Path):
+    page.goto(address)
+    upload(page, "queries", sample / "query.nii.gz")
+    page.get_by_role("tab", name="What the weights know").click()
+    page.locator("#classes input").fill("hippocampus/ant")
+    page.get_by_role("option", name="Dataset004_Hippocampus/Anterior").click()
+    page.keyboard.press("Tab")
+    page.get_by_role("button", name="Atlas").click()
+    expect(page.locator("#atlas .js-plotly-plot")).to_contain_text("Dataset004", timeout=WAIT_MS)
+    page.click("#segment")
+    done(page, "1 of 1")
+    expect(page.locator("#structures")).to_contain_text("Dataset004_Hippocampus/Anterior")
+    expect(page.locator("#compare")).to_be_hidden()
+
+
+def test_a_run_can_be_cancelled(page: Page, address: str):
+    page.goto(address)
+    page.wait_for_selector("#segment")
+    choose(page, "strategy", "tuning")
+    steps = page.locator("#steps input[type=number]")
+    steps.fill("200")
+    steps.press("Enter")
+    page.click("#sample-heart")
+    expect(page.locator("#status")).to_contain_text("step", timeout=WAIT_MS)
+    page.keyboard.press("Escape")
+    expect(page.locator("#status")).to_contain_text("Cancelled", timeout=WAIT_MS)
+    expect(page.locator("#cancel")).to_be_hidden()
+    expect(page.get_by_test_id("toast-body")).to_have_count(0)
+    expect(page.locator("#result")).to_be_hidden()
+
+
+def test_programs_encode_segment_and_list_what_is_known(page: Page, address: str, sample: Path, tmp_path: Path):
+    client = Client(address, download_files=str(tmp_path), verbose=False)
+    assert "Dataset004_Hippocampus/Anterior" in client.predict(api_name="/classes")
+    shown = {
+        "references": [handle_file(sample / "reference.nii.gz")],
+        "masks": [handle_file(sample / "reference_mask.nii.gz")],
+        "names": "1=Anterior 2=Posterior",
+    }
+    task = client.predict(**shown, api_name="/encode")
+    queries = [handle_file(sample / "query.nii.gz")]
+    masks, rows = client.predict(**shown, queries=queries, api_name="/segment")
+    again, _ = client.predict(tasks=[handle_file(task)], queries=queries, api_name="/segment")
+    first, second = (np.asarray(nibabel.load(files[0]).dataobj) for files in (masks, again))
+    assert first.any() and np.array_equal(first, second)
+    assert [row["name"] for row in rows] == ["Anterior", "Posterior"] and rows[0]["confidence"] > 0.5
+    with pytest.raises(AppError, match="Add at least one query"):
+        client.predict(**shown, api_name="/segment")
+    public = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    assert set(public) == {"/classes", "/encode", "/segment"}
+    taken = [parameter["parameter_name"] for parameter in public["/segment"]["parameters"]]
+    assert taken[:3] == ["references", "masks", "names"] and taken[-4:] == ["top_k", "seed", "steps", "rate"]
+
+    # the task file works on the page too
+    page.goto(address)
+    page.get_by_role("tab", name="A saved task").click()
+    upload(page, "tasks", Path(task))
+    upload(page, "queries", sample / "query.nii.gz")
+    page.click("#segment")
+    done(page, "1 of 1")
+    expect(page.locator("#structures")).to_contain_text("Posterior")
+    client.close()
+
+
+def call_segment(address: str, path: str) -> str:
+    """What the server answers to a program that claims to have uploaded this."""
+    file = [{"path": path, "meta": {"_type": "gradio.FileData"}}]
+    data = [file, file, "", [], [], file, [], "auto", "auto", True, 3, 0, 40, 0.01]
+    call = f"{address}gradio_api/call/segment"
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(call, json.dumps({"data": data}).encode(), headers)
+    event = json.load(urllib.request.urlopen(request))["event_id"]
+    return urllib.request.urlopen(f"{call}/{event}", timeout=WAIT_MS / 1000).read().decode()
+
+
+def test_visitors_reach_nothing_of_each_other(page: Page, address: str, sample: Path):
+    page.goto(address)
+    page.click("#sample-hippocampus")
+    done(page, "1 of 1")
+    own = page.locator("#slice-axial img").get_attribute("src")
+    assert urllib.request.urlopen(own).status == 200
+    path = Path(urllib.parse.unquote(own.split("/file=")[1]))
+    token = path.parent.name
+    guesses = [
+        path.parent,
+        path.parent.parent,
+        path.with_name("1-image.npy").as_posix().replace(token, "A" * len(token)),
+    ]
+    guesses += [path.parent.parent / ".." / "etc" / "passwd", "/etc/passwd", "app/cli.py"]
+    for guess in guesses:
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(own.split("/file=")[0] + "/file=" + urllib.parse.quote(str(guess)))
+        assert refused.value.code in (403, 404)
+    swapped = str(path.parent / "masks" / "query.nii.gz").replace(token, "A" * len(token))
+    for guess in ("/etc/passwd", str(sample / "query.nii.gz"), swapped):
+        assert "event: error" in call_segment(address, guess)
+    other = page.context.browser.new_page()
+    other.goto(address)
+    expect(other.locator("#status")).to_contain_text("Nothing segmented yet", timeout=WAIT_MS)
+    assert token not in other.content()
+    other.close()
+    assert re.fullmatch(r"[\w-]{43}", token)

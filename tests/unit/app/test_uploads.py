@@ -1,0 +1,68 @@
+"""Which uploads belong together; DICOM in zips and loose files."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dicom_files import write_series
+
+from app import uploads
+from app.uploads import gather, key, pairs, truths_of
+from iris_core.case import InputError
+from nnunet_adapters.images import read_scan
+
+A, B = Path("a.nii.gz"), Path("B.nii.gz")
+
+
+def test_a_scan_and_its_mask_have_one_key():
+    assert key(Path("case_7_0000.nii.gz")) == key(Path("case_7.nii.gz")) == "case_7"
+    assert {key(Path(f"p 1{word}.nrrd")) for word in ("", "_mask", "-SEG", " labels", "_mask_corrected")} == {"p 1"}
+    assert key(Path("mask2.nii")) == "mask2"
+
+
+def test_pairs_go_by_name_where_all_match_and_else_by_order():
+    by_name = [Path("b_mask.nii.gz"), Path("a_mask.nii.gz")]
+    assert pairs([A, B], by_name) == [(A, by_name[1]), (B, by_name[0])]
+    odd = [Path("x.nii.gz"), Path("a_mask.nii.gz")]
+    assert pairs([A, B], odd) == [(A, odd[0]), (B, odd[1])]
+    with pytest.raises(InputError, match="got 2 scans and 1 masks"):
+        pairs([A, B], odd[:1])
+
+
+def test_true_masks_find_their_queries():
+    assert truths_of([A], [Path("whatever.nii.gz")]) == {A: Path("whatever.nii.gz")}
+    assert truths_of([A, B], [Path("b_mask.nii.gz")]) == {B: Path("b_mask.nii.gz")}
+    with pytest.raises(InputError, match="no query has this name"):
+        truths_of([A, B], [Path("c.nii.gz")])
+
+
+def test_a_zip_of_a_series_and_its_loose_files_are_one_scan_each(tmp_path):
+    series = write_series(tmp_path / "dicom")
+    files = sorted(series.iterdir())
+    with zipfile.ZipFile(tmp_path / "scan 1.zip", "w") as packed:
+        for file in files:
+            packed.write(file, f"../../{file.name}")
+    found = gather([tmp_path / "scan 1.zip", *files, A], tmp_path / "out")
+    packed, loose, plain = found
+    assert [packed.name, loose.name, plain] == ["scan 1", "series", A]
+    assert found[packed] == (tmp_path / "scan 1.zip",) and found[loose] == tuple(files)
+    images = [read_scan(folder).image for folder in (series, packed, loose)]
+    assert np.array_equal(images[0], images[1]) and np.array_equal(images[0], images[2])
+    assert not list(tmp_path.parent.glob("*.dcm"))
+
+
+def test_bad_archives_are_refused(tmp_path, monkeypatch):
+    bad = tmp_path / "bad.zip"
+    bad.write_bytes(b"no zip")
+    with pytest.raises(InputError, match=r"bad\.zip: must be a zip"):
+        gather([bad], tmp_path / "out")
+    with zipfile.ZipFile(tmp_path / "big.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("zeros", bytes(10_000))
+    monkeypatch.setattr(uploads, "MAX_BYTES", 9_999)
+    with pytest.raises(InputError, match="split it"):
+        gather([tmp_path / "big.zip"], tmp_path / "out")
+    loose = tmp_path / "no.dcm"
+    loose.write_bytes(b"no dicom")
+    with pytest.raises(InputError, match=r"no\.dcm: is no DICOM"):
+        gather([loose], tmp_path / "out")
