@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from gradio_client import Client
+from gradio_client import Client, handle_file
 
 from app.cli import main
 
@@ -59,18 +59,27 @@ def wait_for(address: str, process: subprocess.Popen, log: Path) -> str:
     raise AssertionError(log.read_text())
 
 
-def check_served(python: str | Path, folder: Path) -> None:
+def check_served(python: str | Path, folder: Path, sample: Path | None = None) -> None:
+    """The page and its endpoints are there; with the released weights and a sample, they segment it."""
     address, process = serve(python, folder)
     try:
         page = wait_for(address, process, folder.parent / "log")
         assert "Iris" in page
         assert "Not a medical device" in page
-        listed = Client(address, verbose=False, httpx_kwargs={"timeout": STARTED_S}).view_api(
-            print_info=False, return_format="dict"
-        )
+        client = Client(address, verbose=False, httpx_kwargs={"timeout": STARTED_S})
+        listed = client.view_api(print_info=False, return_format="dict")
         assert set(listed["named_endpoints"]) == {"/classes", "/encode", "/segment"}  # the page's events are its own
         with urllib.request.urlopen(f"{address}/config", timeout=30) as config:
             assert b"sample-hippocampus" in config.read()
+        if sample:
+            files = {
+                name: [handle_file(sample / f"{name}.nii.gz")] for name in ("reference", "reference_mask", "query")
+            }
+            shown = {"references": files["reference"], "masks": files["reference_mask"], "queries": files["query"]}
+            truth = [handle_file(sample / "query_mask.nii.gz")]
+            masks, rows = client.predict(**shown, truths=truth, api_name="/segment")
+            assert len(masks) == 1
+            assert all(row["dice"] > 0.7 for row in rows), rows
     finally:
         process.terminate()
         process.wait(30)
@@ -103,7 +112,7 @@ def test_a_folder_that_is_in_use_is_left_alone(tmp_path, tiny_weights, capsys):
 
 
 @pytest.mark.slow
-def test_the_space_starts_in_a_fresh_environment(tmp_path):
+def test_the_space_starts_in_a_fresh_environment(tmp_path, sample):
     """As Spaces do: an environment with the folder's requirements and `spaces`, nothing else; the released weights."""
     folder = tmp_path / "space"
     assert main(["space", "--output", str(folder)]) == 0
@@ -112,4 +121,4 @@ def test_the_space_starts_in_a_fresh_environment(tmp_path):
     install = [python, "-m", "pip", "install", "-q", "-r", folder / "requirements.txt", "spaces"]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     subprocess.run(install, check=True, env=environment)
-    check_served(python, folder)
+    check_served(python, folder, sample)
