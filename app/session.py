@@ -95,4 +95,4 @@ class Sessions:
 
     def without_folders(self, message: str) -> str:
         """A message with the names of uploaded and unpacked files instead of their places on the server."""
-        return re.sub(re.escape(str(self.root)) + r"/([0-9a-f]{64}|[\w-]{43})/", "", message)
+        return re.sub(re.escape(str(self.root)) + r"/[^/\s]+/((queries|shown|references)/)?", "", message)
