@@ -55,6 +55,11 @@ class Sessions:
             if token not in self._results:
                 self.expire(token)
 
+    def wanted(self, token: str) -> bool:
+        """Whether the token's run still concerns anybody: its visitor has neither left nor begun another one."""
+        with self._lock:
+            return token in self._tokens.values()
+
     def keep(self, token: str, result: Result) -> None:
         """Store what ``result`` returns for the token, unless its visitor has left meanwhile."""
         with self._lock:

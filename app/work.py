@@ -157,7 +157,7 @@ class Job:
         self._keep(
             f"query: {query.name}",
             case, labels, truth,
-            confidence=trust, scores=measured, notes=notes,
+            confidence=trust, scores=measured, notes=notes, overlapping=chosen.embedding.overlapping,
             name=query.name, uploads=self.uploads[query], mask=mask,
         )  # fmt: skip
         values, names = tuple(self.shown.values.values()), tuple(self.shown.values)

@@ -2,6 +2,8 @@
 
 import json
 import re
+import secrets
+import shutil
 import tempfile
 import threading
 import time
@@ -27,6 +29,7 @@ from nnunet_adapters.images import read_reference, read_scan
 SAMPLES = Path(__file__).parents[1] / "samples"
 MESSAGE = {"duration": 30}  # seconds that a message stays on the page
 CHECKED = 5  # queries that are read before the run
+REPLACED = InputError("Another run of the same visitor took its place; let one end before the next")
 FIRST = 3  # remarks on them that are shown at once
 
 
@@ -38,14 +41,23 @@ class Actions:
         self.samples = json.loads((SAMPLES / "samples.json").read_text("utf-8"))
         self._stops: dict[str, threading.Event] = {}  # visitor → set when their run shall end
 
-    def fill(self, key: str) -> list:
-        """A sample's references, masks, names, tasks, classes, queries, true masks and checks."""
+    def fill(self, key: str):
+        """The event that gives a visitor a sample: references, masks, names, tasks, classes, queries, true masks and
+        checks. The files are their own copies: those of other visitors may be deleted at any time."""
         entry = self.samples[key]
-        reference, mask, query, truth = (
-            str(SAMPLES / entry[part]) for part in ("reference", "mask", "query", "query_mask")
-        )
         names = " ".join(f"{value}={name}" for value, name in entry["names"].items())
-        return [[reference], [mask], names, None, [], [query], [truth], ""]
+
+        def filled(request: gr.Request) -> list:
+            folder = self.sessions.root / secrets.token_hex(32)
+            folder.mkdir()
+            copies = [
+                shutil.copy(SAMPLES / entry[part], folder) for part in ("reference", "mask", "query", "query_mask")
+            ]
+            self.sessions.note_uploads(request.session_hash, copies)
+            reference, mask, query, truth = map(str, copies)
+            return [[reference], [mask], names, None, [], [query], [truth], ""]
+
+        return filled
 
     def begin(self, token, request: gr.Request):
         """Delete and hide the last result, end a run that is under way; from now on the visitor may cancel."""
@@ -164,10 +176,18 @@ class Actions:
             )
         self.note(asked, request)
         with self.sessions.opened(request.session_hash) as (token, folder):
+
+            def go_on(what: str, share: float) -> None:
+                if not self.sessions.wanted(token):
+                    raise Stopped
+                report(what, share)
+
             try:
-                result = run(self.service, folder, asked, report)
+                result = run(self.service, folder, asked, go_on)
             except FAILURES as error:
-                raise self.error(error) from error
+                raise self.error(error if self.sessions.wanted(token) else REPLACED) from error
+            if not self.sessions.wanted(token):
+                raise self.error(REPLACED)
             if not result.masks and not result.stopped:
                 raise self.error(*result.failures)
             self.sessions.keep(token, result)

@@ -43,6 +43,12 @@ def structures_table(result: Result, scan: Scan) -> str:
             f"Against the true mask: Dice (overlap, 0 to 1), the share of both surfaces within {TOLERANCE_MM:g} mm,"
             " and the mean distance of the surfaces.",
         )
+    if scan.overlapping:
+        text.insert(
+            0,
+            "These structures are regions that may lie within one another. The mask holds one value a voxel: the"
+            " figures of a region leave out what was painted over it.",
+        )
     return _table("structure", columns, rows) + "".join(f"<p>{sentence}</p>" for sentence in text)
 
 

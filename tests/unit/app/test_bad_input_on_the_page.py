@@ -2,6 +2,7 @@
 
 import zipfile
 from html import unescape
+from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
@@ -111,4 +112,30 @@ def test_dicom_references_are_paired_as_they_are_run(actions, tmp_path):
     token = run_of(actions, *values)[0]
     references, masks, *_ = actions.promote(token, 2, masks[1], scans, masks, [scans[-1]], VISITOR)
     assert references == [*scans, scans[-1]] and len(masks) == 3
+    actions.close(VISITOR)
+
+
+def test_a_visitor_who_leaves_takes_no_sample_from_another(actions):
+    other = SimpleNamespace(session_hash="other")
+    fill = actions.fill("hippocampus")
+    (ours, *_), (theirs, *_) = fill(VISITOR)[0], fill(other)[0]
+    actions.close(other)
+    assert Path(ours).is_file() and not Path(theirs).exists()
+    actions.close(VISITOR)
+    assert not Path(ours).exists()
+
+
+@pytest.mark.parametrize("end", ["another run", "leaves"])
+def test_a_program_is_told_that_its_run_was_replaced_and_leaving_ends_it(actions, scan, end):
+    asked = asked_for([scan[0]], [scan[1]], "", None, [], [scan[0]], None, "auto", "auto", False)
+    steps = []
+
+    def report(what, share):
+        steps.append(what)
+        if len(steps) == 2:
+            actions.close(VISITOR) if end == "leaves" else actions.segment(asked, VISITOR, lambda *_: None)
+
+    with pytest.raises(gr.Error, match="took its place"):
+        actions.segment(asked, VISITOR, report)
+    assert len(steps) == 2
     actions.close(VISITOR)
