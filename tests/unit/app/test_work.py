@@ -94,6 +94,7 @@ def test_a_true_mask_gives_scores_and_errors(ran, sample):
     assert query.scores["Anterior"].dice == pytest.approx(both) and query.scores["Anterior"].distance_mm > 0
     assert reference.errors is None and not reference.scores
     assert set(query.confidence) == set(NAMES.values())
+    assert "in which 1 is Anterior, 2 is Posterior: Dice" in structures_table(ran[0], query)
 
 
 def test_what_there_is_to_take_away(ran, service, sample, tmp_path):
