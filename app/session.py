@@ -55,6 +55,11 @@ class Sessions:
             if token not in self._results:
                 self.expire(token)
 
+    def wanted(self, token: str) -> bool:
+        """Whether the token's run still concerns anybody: its visitor has neither left nor begun another one."""
+        with self._lock:
+            return token in self._tokens.values()
+
     def keep(self, token: str, result: Result) -> None:
         """Store what ``result`` returns for the token, unless its visitor has left meanwhile."""
         with self._lock:
@@ -95,4 +100,4 @@ class Sessions:
 
     def without_folders(self, message: str) -> str:
         """A message with the names of uploaded and unpacked files instead of their places on the server."""
-        return re.sub(re.escape(str(self.root)) + r"/([0-9a-f]{64}|[\w-]{43})/", "", message)
+        return re.sub(re.escape(str(self.root)) + r"/[^/\s]+/((queries|shown|references)/)?", "", message)

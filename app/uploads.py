@@ -1,7 +1,10 @@
 """What visitors upload: which files belong together, and how DICOM becomes series in folders."""
 
+import lzma
 import re
+import shutil
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,19 +18,35 @@ MAX_FILES, MAX_BYTES = 5000, 4 * 2**30  # of a zip, unpacked
 
 
 def key(path: Path) -> str:
-    """A name without ending, channel and words like _mask: the same for a scan and its mask."""
-    return CHANNEL.sub("", WORDS.sub("", stem(path))).lower()
+    """A name without ending and words like _mask."""
+    return WORDS.sub("", stem(path)).lower()
+
+
+def _short(path: Path) -> str:
+    """The same without a channel: of several images of a patient, or a patient's number that looks like one."""
+    return CHANNEL.sub("", key(path))
+
+
+def _scan_of(mask: Path, scans: Sequence[Path]) -> Path | None:
+    """The one scan that a mask is called after; None where there is none, or more than one."""
+    for of_scan, of_mask in ((key, key), (_short, key), (_short, _short)):
+        if found := [scan for scan in scans if of_scan(scan) == of_mask(mask)]:
+            return found[0] if len(found) == 1 else None
+    return None
 
 
 def pairs(scans: Sequence[Path], masks: Sequence[Path]) -> list[tuple[Path, Path]]:
-    """Each reference with its mask: by their names where all match (a.nii.gz, a_mask.nii.gz), else in their order."""
+    """Each reference with its mask: by their names where all match (a.nii.gz, a_mask.nii.gz), else in their order.
+
+    scans: files, or folders of DICOM series (see ``gather``).
+    """
     if len(scans) != len(masks):
         raise InputError(
             f"Every reference scan needs one mask, got {len(scans)} scans and {len(masks)} masks; add or remove files"
         )
-    named = {key(mask): mask for mask in masks}
-    if len(named) == len(masks) and {key(scan) for scan in scans} == set(named):
-        return [(scan, named[key(scan)]) for scan in scans]
+    named = {_scan_of(mask, scans): mask for mask in masks}
+    if set(named) == set(scans):
+        return [(scan, named[scan]) for scan in scans]
     return list(zip(scans, masks, strict=True))
 
 
@@ -35,11 +54,15 @@ def truths_of(queries: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Path
     """Query → its true mask, by their names; one of each belong together whatever they are called."""
     if len(queries) == len(masks) == 1:
         return {queries[0]: masks[0]}
-    named = {key(query): query for query in queries}
+    truths: dict[Path, Path] = {}
     for mask in masks:
-        if key(mask) not in named:
+        query = _scan_of(mask, queries)
+        if query is None:
             raise InputError(f"{mask.name}: no query has this name; call a true mask like its query, query_mask.nii.gz")
-    return {named[key(mask)]: mask for mask in masks}
+        if query in truths:
+            raise InputError(f"{mask.name}: {query.name} has a true mask already, {truths[query].name}; remove one")
+        truths[query] = mask
+    return truths
 
 
 def gather(paths: Sequence[Path], folder: Path) -> dict[Path, tuple[Path, ...]]:
@@ -76,8 +99,9 @@ def _unpack(archive: Path, folder: Path) -> Path:
                     f" {len(files)} files and {size / 2**30:.1f} GiB; split it"
                 )
             for index, entry in enumerate(files):
-                (series / f"{index:05d}.dcm").write_bytes(content.read(entry))
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+                with content.open(entry) as packed, open(series / f"{index:05d}.dcm", "wb") as file:
+                    shutil.copyfileobj(packed, file)
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError) as error:
         raise InputError(f"{archive.name}: must be a zip of one DICOM series ({error})") from error
     return series
 

@@ -11,7 +11,7 @@ from app.uploads import gather, pairs, truths_of
 from iris_core.case import Case, InputError
 from iris_core.embeddings import TaskEmbedding
 from iris_core.strategies import Known, Options, Plan
-from nnunet_adapters.folder import named_outputs, seg_name
+from nnunet_adapters.folder import FAILURES, named_outputs, seg_name
 from nnunet_adapters.images import read_reference, read_scan, write_mask
 
 Progress = Callable[[str, float], None]  # what is being done, share of all
@@ -96,8 +96,11 @@ def run(service: Service, folder: Path, asked: Asked, progress: Progress) -> Res
         for number, (name, query) in enumerate(job.targets.items()):
             try:
                 job.segment(number, name, query)
-            except (InputError, MemoryError) as error:
-                job.failures.append(InputError(str(error) or f"{query.name}: not enough memory; crop the scan"))
+            except InputError as error:
+                job.failures.append(error)
+            except FAILURES as error:
+                reason = "not enough memory; crop the scan" if isinstance(error, MemoryError) else error
+                job.failures.append(InputError(f"{query.name}: {reason}"))
     except Stopped:
         return replace(job.result(), stopped=True)
     return job.result()
@@ -154,7 +157,7 @@ class Job:
         self._keep(
             f"query: {query.name}",
             case, labels, truth,
-            confidence=trust, scores=measured, notes=notes,
+            confidence=trust, scores=measured, notes=notes, overlapping=chosen.embedding.overlapping,
             name=query.name, uploads=self.uploads[query], mask=mask,
         )  # fmt: skip
         values, names = tuple(self.shown.values.values()), tuple(self.shown.values)

@@ -28,9 +28,15 @@ class LabelClass:
 
 
 def plain_classes(labels: np.ndarray, names: dict[int, str] | None = None) -> tuple[LabelClass, ...]:
-    """One class a value that occurs in a label map, in rising order, background 0 left out."""
+    """One class a value that occurs in a label map, in rising order, background 0 left out.
+
+    Raises InputError where two classes would have one name: 2 may not be called "class 1" beside an unnamed 1.
+    """
     values = [int(v) for v in np.unique(labels) if v != 0]
-    return tuple(LabelClass((names or {}).get(v, f"class {v}"), v, (v,)) for v in values)
+    called = [(names or {}).get(v, f"class {v}") for v in values]
+    if len(set(called)) != len(called):
+        raise InputError(f"every class must have a name of its own, got {dict(zip(values, called, strict=True))}")
+    return tuple(LabelClass(name, v, (v,)) for name, v in zip(called, values, strict=True))
 
 
 @dataclass(frozen=True)

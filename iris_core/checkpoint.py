@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,7 @@ class Checkpoint:
 def write_atomically(path: Path, write) -> None:
     """Let ``write(temporary)`` make a file beside ``path``, then rename it, so that no half-written file stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}.{path.name}")
     try:
         write(temporary)
         os.replace(temporary, path)

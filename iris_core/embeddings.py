@@ -76,27 +76,12 @@ def context_ensemble(embeddings: list[TaskEmbedding]) -> TaskEmbedding:
     MEMORIES spatial memories are kept, one behind the other, those of references that add a class first. The order of
     the references does not matter beyond that. The working spacing is the geometric mean.
 
-    Raises InputError where two references give one class two label values, or two classes one value, or where they
-    disagree on intensities or on overlapping regions.
+    Raises InputError where the references do not go together, see ``shared_classes``.
     """
     first = embeddings[0]
     if len(embeddings) == 1:
         return first
-    classes: dict[str, int] = {}
-    for embedding in embeddings:
-        for name, value in zip(embedding.names, embedding.values, strict=True):
-            if classes.setdefault(name, value) != value:
-                raise InputError(
-                    f"class {name!r} must have one label value, references give {classes[name]} and {value}"
-                )
-        if (embedding.scheme, embedding.overlapping) != (first.scheme, first.overlapping):
-            raise InputError(
-                f"references must agree on intensities and regions, got {embedding.scheme!r} and {first.scheme!r}"
-            )
-    if len(set(classes.values())) != len(classes):
-        raise InputError(f"every class must have a label value of its own, references give {classes}")
-    classes = dict(sorted(classes.items(), key=lambda item: item[1]))
-
+    classes = shared_classes(embeddings)
     kept = _memories(embeddings)
 
     def mean(tasks: list[Task]) -> Task:
@@ -118,6 +103,29 @@ def context_ensemble(embeddings: list[TaskEmbedding]) -> TaskEmbedding:
     return TaskEmbedding(
         task, tuple(classes.values()), tuple(classes), spacing, first.scheme, first.overlapping, overviews
     )
+
+
+def shared_classes(embeddings: list[TaskEmbedding]) -> dict[str, int]:
+    """Name → label value of every class of several embeddings, by rising value.
+
+    Raises InputError where two give one class two values, or two classes one value, or where they disagree on
+    intensities or on overlapping regions.
+    """
+    first = embeddings[0]
+    classes: dict[str, int] = {}
+    for embedding in embeddings:
+        for name, value in zip(embedding.names, embedding.values, strict=True):
+            if classes.setdefault(name, value) != value:
+                raise InputError(
+                    f"class {name!r} must have one label value, references give {classes[name]} and {value}"
+                )
+        if (embedding.scheme, embedding.overlapping) != (first.scheme, first.overlapping):
+            raise InputError(
+                f"references must agree on intensities and regions, got {embedding.scheme!r} and {first.scheme!r}"
+            )
+    if len(set(classes.values())) != len(classes):
+        raise InputError(f"every class must have a label value of its own, references give {classes}")
+    return dict(sorted(classes.items(), key=lambda item: item[1]))
 
 
 def _memories(embeddings: list[TaskEmbedding]) -> set[int]:

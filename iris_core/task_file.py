@@ -71,7 +71,8 @@ def load_task(path: Path, model: Iris, weights_sha256: str) -> TaskEmbedding:
             )
         values, names = tuple(map(int, about["values"])), tuple(map(str, about["names"]))
         spacings = [float(s) for s in (about["spacing_mm"], *about["overviews_mm"])]
-        if not 0 < len(values) <= MAX_CLASSES or not len(values) == len(names) == len(set(values)) or 0 in values:
+        different = len(values) == len(names) == len(set(values)) == len(set(names))
+        if not 0 < len(values) <= MAX_CLASSES or not different or 0 in values:
             raise ValueError(f"class values must differ, not be 0, and have a name each, got {values}, {names}")
         if not all(0.01 <= s <= 1000 for s in spacings) or about["scheme"] not in SCHEMES:
             raise ValueError(f"working spacings {spacings} mm, intensity scheme {about['scheme']!r}")

@@ -59,7 +59,8 @@ def _slices(series: Path) -> list:
     """The series's headers, one a slice, in the order of the last axis of its volume."""
     from pydicom import dcmread
 
-    slices = [dcmread(file, stop_before_pixels=True) for file in series_files(series)]
+    # force: old files begin without the preamble; GDCM has read them as DICOM
+    slices = [dcmread(file, stop_before_pixels=True, force=True) for file in series_files(series)]
     for part in slices:
         lacking = [keyword for keyword in MUST_BE_THERE if not part.get(keyword)]
         if lacking or int(part.get("NumberOfFrames") or 1) > 1:

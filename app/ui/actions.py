@@ -2,6 +2,8 @@
 
 import json
 import re
+import secrets
+import shutil
 import tempfile
 import threading
 import time
@@ -21,11 +23,13 @@ from app.viewers.atlas import figure, known_atlas
 from app.work import Asked, Shown, Stopped, run
 from iris_core.case import InputError
 from iris_core.strategies import Options
+from nnunet_adapters.folder import FAILURES
 from nnunet_adapters.images import read_reference, read_scan
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 MESSAGE = {"duration": 30}  # seconds that a message stays on the page
 CHECKED = 5  # queries that are read before the run
+REPLACED = InputError("Another run of the same visitor took its place; let one end before the next")
 FIRST = 3  # remarks on them that are shown at once
 
 
@@ -37,32 +41,45 @@ class Actions:
         self.samples = json.loads((SAMPLES / "samples.json").read_text("utf-8"))
         self._stops: dict[str, threading.Event] = {}  # visitor → set when their run shall end
 
-    def fill(self, key: str) -> list:
-        """A sample's references, masks, names, tasks, classes, queries, true masks and checks."""
+    def fill(self, key: str):
+        """The event that gives a visitor a sample: references, masks, names, tasks, classes, queries, true masks and
+        checks. The files are their own copies: those of other visitors may be deleted at any time."""
         entry = self.samples[key]
-        reference, mask, query, truth = (
-            str(SAMPLES / entry[part]) for part in ("reference", "mask", "query", "query_mask")
-        )
         names = " ".join(f"{value}={name}" for value, name in entry["names"].items())
-        return [[reference], [mask], names, None, [], [query], [truth], ""]
+
+        def filled(request: gr.Request) -> list:
+            folder = self.sessions.root / secrets.token_hex(32)
+            folder.mkdir()
+            copies = [
+                shutil.copy(SAMPLES / entry[part], folder) for part in ("reference", "mask", "query", "query_mask")
+            ]
+            self.sessions.note_uploads(request.session_hash, copies)
+            reference, mask, query, truth = map(str, copies)
+            return [[reference], [mask], names, None, [], [query], [truth], ""]
+
+        return filled
 
     def begin(self, token, request: gr.Request):
-        """Delete and hide the last result; from now on the visitor may cancel."""
+        """Delete and hide the last result, end a run that is under way; from now on the visitor may cancel."""
+        self._stop(request)
         self._stops[request.session_hash] = threading.Event()
         self.sessions.expire(token)
         return None, "", gr.Column(visible=False), gr.Button(visible=True)
 
     def cancel(self, request: gr.Request) -> str:
         """The run ends with its next step; what is done stays."""
-        if stop := self._stops.get(request.session_hash):
-            stop.set()
+        self._stop(request)
         return said("warn", "Cancelling: the step that is under way comes to its end first …")
 
     def close(self, request: gr.Request) -> None:
         """The visitor has left: their run ends, their files are deleted."""
-        self.cancel(request)
+        self._stop(request)
         self._stops.pop(request.session_hash, None)
         self.sessions.close(request.session_hash)
+
+    def _stop(self, request: gr.Request) -> None:
+        if stop := self._stops.get(request.session_hash):
+            stop.set()
 
     def atlas(self):
         """The structures that the weights know, as a figure."""
@@ -70,14 +87,15 @@ class Actions:
 
     def look_before(self, request: gr.Request, *values) -> str:
         """What is to be said of the uploads before the run: which belong together, what does not fit, how long."""
-        asked = asked_for(*values)
-        self.note(asked, request)
         parts = []
         try:
+            asked = asked_for(*values)
+            self.note(asked, request)
             with tempfile.TemporaryDirectory(dir=self.sessions.root) as folder:
-                if len(asked.references) > 1:
+                asked.require_files()
+                if len(references := list(gather(asked.references, Path(folder)))) > 1:
                     parts.append(
-                        said("", "Pairs: " + "; ".join(_pair(*pair) for pair in pairs(asked.references, asked.masks)))
+                        said("", "Pairs: " + "; ".join(_pair(*pair) for pair in pairs(references, asked.masks)))
                     )
                 if asked.queries and (asked.tasks or (asked.references and asked.masks)):
                     parts.append(self._advice(asked, Path(folder)))
@@ -111,8 +129,8 @@ class Actions:
 
     def run(self, request: gr.Request, progress=gr.Progress(), *values):  # noqa: B008
         """Segment all queries: token, status, cancel, result, scans, structures, volumes, masks, extras, views."""
-        asked, started = asked_for(*values), time.monotonic()
-        stop = self._stops.get(request.session_hash) or threading.Event()
+        started = time.monotonic()
+        stop = self._stops.setdefault(request.session_hash, threading.Event())
 
         def report(what: str, share: float) -> None:
             if stop.is_set():
@@ -123,10 +141,14 @@ class Actions:
 
         done = gr.Button(visible=False)
         try:
-            token, result = self.segment(asked, request, report)
+            token, result = self.segment(self.asked(*values), request, report)
         except gr.Error as error:
+            if self._stops.get(request.session_hash) is not stop:  # the page shows another run by now
+                return gr.skip()
             gr.Warning(error.message, **MESSAGE)
             return None, said("bad", error.message), done, gr.skip(), gr.Dropdown([], value=None), *[gr.skip()] * 5
+        if self._stops.get(request.session_hash) is not stop:
+            return gr.skip()
         for failure in result.failures:
             gr.Warning(self.readable(failure), **MESSAGE)
         failures = map(self.readable, result.failures)
@@ -154,10 +176,18 @@ class Actions:
             )
         self.note(asked, request)
         with self.sessions.opened(request.session_hash) as (token, folder):
+
+            def go_on(what: str, share: float) -> None:
+                if not self.sessions.wanted(token):
+                    raise Stopped
+                report(what, share)
+
             try:
-                result = run(self.service, folder, asked, report)
-            except InputError as error:
-                raise self.error(error) from error
+                result = run(self.service, folder, asked, go_on)
+            except FAILURES as error:
+                raise self.error(error if self.sessions.wanted(token) else REPLACED) from error
+            if not self.sessions.wanted(token):
+                raise self.error(REPLACED)
             if not result.masks and not result.stopped:
                 raise self.error(*result.failures)
             self.sessions.keep(token, result)
@@ -174,12 +204,14 @@ class Actions:
         corrected = Path(corrected)
         self.sessions.note_uploads(request.session_hash, [corrected])
         try:
-            former = pairs([Path(p) for p in references or []], [Path(p) for p in masks or []])
             with tempfile.TemporaryDirectory(dir=self.sessions.root) as folder:
+                scans = gather([Path(p) for p in references or []], Path(folder, "references"))
+                former = pairs(list(scans), [Path(p) for p in masks or []])
                 read_reference(next(iter(gather(shown.uploads, Path(folder)))), corrected)
         except InputError as error:
             raise self.error(error) from error
-        former_scans, former_masks = ([str(pair[i]) for pair in former] for i in (0, 1))
+        former_scans = [str(path) for scan, _ in former for path in scans[scan]]
+        former_masks = [str(mask) for _, mask in former]
         left = [path for path in queries or [] if Path(path) not in shown.uploads]
         then = "Press Segment to run the other queries again." if left else "Add the next queries in step 3."
         return (
@@ -190,11 +222,18 @@ class Actions:
             said("good", f"{escape(shown.name)} is a reference now, with {len(former)} others. {then}"),
         )
 
-    def readable(self, error: InputError | str) -> str:
+    def readable(self, error: Exception | str) -> str:
         """The terminal's message as HTML, with the names of files instead of their places on the server."""
         return escape(self.sessions.without_folders(str(error)))
 
-    def error(self, *errors: InputError) -> gr.Error:
+    def asked(self, *values) -> Asked:
+        """``asked_for``, for what is shown at once. Raises gr.Error."""
+        try:
+            return asked_for(*values)
+        except InputError as error:
+            raise self.error(error) from error
+
+    def error(self, *errors: Exception) -> gr.Error:
         return gr.Error("<br>".join(map(self.readable, errors)), print_exception=False, **MESSAGE)
 
     def result(self, token) -> Result:
@@ -206,6 +245,8 @@ class Actions:
 
 def asked_for(references, masks, names, tasks, classes, queries, truths, strategy, grid, confidence, *options) -> Asked:
     """The values of the page's components, in their order. options: top_k, seed, steps, rate."""
+    if None in options:
+        raise InputError("The strategy's settings must be numbers, one of them is empty; fill it in (step 2)")
     files = [tuple(map(Path, paths or ())) for paths in (references, masks, tasks, queries, truths)]
     return Asked(
         references=files[0],

@@ -154,9 +154,9 @@ def runs(page, actions: Actions, views: Views, sample: bool, token, show, run, a
     fields = [*shown_of(show), run.queries, run.truths, run.checks]
     then_run(run.run.click(**begin))
     for key, button in show.samples.items():
-        then_run(button.click(**begin).then(lambda key=key: actions.fill(key), None, fields, **QUIET))
+        then_run(button.click(**begin).then(actions.fill(key), None, fields, **QUIET))
     if sample:
-        then_run(page.load(**begin).then(lambda: actions.fill("hippocampus"), None, fields, **QUIET))
+        then_run(page.load(**begin).then(actions.fill("hippocampus"), None, fields, **QUIET))
     run.cancel.click(actions.cancel, None, run.status, queue=False, **QUIET)
 
 

@@ -3,7 +3,7 @@
 import gradio as gr
 
 from app.results import Result
-from app.ui.actions import Actions, asked_for
+from app.ui.actions import Actions
 from app.work import encode
 from iris_core.case import InputError
 from iris_core.strategies.memory_bank import known_classes
@@ -36,7 +36,7 @@ class Programs:
         Returns the masks, and statistics: a row for each query and structure.
         """
         shown = references, masks, names, tasks, classes, queries, truths
-        asked = asked_for(*shown, strategy, grid, confidence, top_k, seed, steps, rate)
+        asked = self.actions.asked(*shown, strategy, grid, confidence, top_k, seed, steps, rate)
         _, result = self.actions.segment(asked, request, lambda what, share: None)
         for failure in result.failures:
             gr.Warning(self.actions.readable(failure))
@@ -46,7 +46,7 @@ class Programs:
         self, request: gr.Request, references=None, masks=None, names=None, tasks=None, strategy="auto", grid="auto"
     ):
         """Write what references with their masks show as a task file, to segment with later."""
-        asked = asked_for(references, masks, names, tasks, None, None, None, strategy, grid, False)
+        asked = self.actions.asked(references, masks, names, tasks, None, None, None, strategy, grid, False)
         self.actions.note(asked, request)
         with self.actions.sessions.opened(request.session_hash) as (token, folder):
             try:

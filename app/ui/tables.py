@@ -38,10 +38,18 @@ def structures_table(result: Result, scan: Scan) -> str:
     if scan.confidence:
         text.insert(0, "Confidence: how well the reference is found again with this mask as its reference, 0 to 1.")
     if scan.scores:
+        values = {row["name"]: row["value"] for row in result.rows}
+        meant = ", ".join(f"{values[name]} is {escape(name)}" for name in scan.scores if name in values)
         text.insert(
             0,
-            f"Against the true mask: Dice (overlap, 0 to 1), the share of both surfaces within {TOLERANCE_MM:g} mm,"
-            " and the mean distance of the surfaces.",
+            f"Against the true mask, in which {meant}: Dice (overlap, 0 to 1), the share of both surfaces within"
+            f" {TOLERANCE_MM:g} mm, and the mean distance of the surfaces.",
+        )
+    if scan.overlapping:
+        text.insert(
+            0,
+            "These structures are regions that may lie within one another. The mask holds one value a voxel: the"
+            " figures of a region leave out what was painted over it.",
         )
     return _table("structure", columns, rows) + "".join(f"<p>{sentence}</p>" for sentence in text)
 

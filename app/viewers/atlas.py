@@ -175,9 +175,10 @@ def picture(atlas: Atlas, path: Path) -> None:
         colour = np.array(PALETTE[index % len(PALETTE)]) / 255
         for k, (name, mine) in enumerate(rows.items()):
             x, y = atlas.places[mine].T
-            label = None if k else dataset
+            label = None if k else dataset.replace("$", r"\$")
             axes.scatter(x, y, 45, color=colour, marker=MARKERS[marks[name]], label=label, lw=0.4, edgecolors="0.3")
-            axes.annotate(name, (x.mean(), y.mean()), (4, 4), textcoords="offset points", fontsize=5, color="0.35")
+            written = {"fontsize": 5, "color": "0.35", "parse_math": False}  # a name is no formula
+            axes.annotate(name, (x.mean(), y.mean()), (4, 4), textcoords="offset points", **written)
     axes.set_aspect("equal", "datalim")
     axes.set_axis_off()
     axes.legend(loc="upper left", bbox_to_anchor=(0, 0), ncols=4, frameon=False, fontsize=9)

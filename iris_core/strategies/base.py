@@ -1,5 +1,6 @@
 """What every strategy takes and gives."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -22,6 +23,13 @@ class Options:
     seed: int = 0
     steps: int = 40
     rate: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1 or self.seed < 0 or self.steps < 0 or not 0 < self.rate < math.inf:
+            raise InputError(
+                "top_k must be 1 or more, seed and steps 0 or more and rate above 0, got"
+                f" {self.top_k}, {self.seed}, {self.steps}, {self.rate}"
+            )
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from iris_core.case import Case, InputError
+from iris_core.embeddings import shared_classes
 from iris_core.geometry import WorkingGrid, apply_matrices, oriented, window_shape
 from iris_core.intensity import normalise
 from iris_core.model.iris import Iris, precision
@@ -17,6 +18,7 @@ def image_retrieval(given: Given) -> Plan:
     """All classes from the same references, nearest by the cosine of one descriptor an image."""
     given.require_references("image_retrieval")
     pool = encode_all(given)
+    shared_classes([known.embedding for known in pool])  # else a value would mean this or that, as the query is
     scheme = pool[0].embedding.scheme
     images = [descriptor(given.model, reference, scheme) for reference in given.references]
     for known in given.known:

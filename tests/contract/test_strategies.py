@@ -239,3 +239,10 @@ def test_a_task_of_a_ct_takes_an_mr_by_its_own_percentiles(tiny, reference):
     query = replace(reference, image=reference.image * 10 + 1000)
     by_percentile = segment(tiny, replace(embedding, scheme="percentile"), query)
     assert (segment(tiny, replace(embedding, scheme="ct"), query) == by_percentile).all()
+
+
+@pytest.mark.parametrize("strategy", [name for name in WITH_REFERENCES if name != "one_shot"])
+def test_references_that_give_a_value_two_names_are_refused(strategy, tiny, reference):
+    other = replace(reference, classes=tuple(replace(c, name=f"other {c.value}") for c in reference.classes))
+    with pytest.raises(InputError, match="a label value of its own"):
+        task(strategy, tiny, [reference, other], top_k=1, steps=0)

@@ -16,7 +16,7 @@ A, B = Path("a.nii.gz"), Path("B.nii.gz")
 
 
 def test_a_scan_and_its_mask_have_one_key():
-    assert key(Path("case_7_0000.nii.gz")) == key(Path("case_7.nii.gz")) == "case_7"
+    assert key(Path("case_7.nii.gz")) == key(Path("case_7_seg.nii.gz")) == "case_7"
     assert {key(Path(f"p 1{word}.nrrd")) for word in ("", "_mask", "-SEG", " labels", "_mask_corrected")} == {"p 1"}
     assert key(Path("mask2.nii")) == "mask2"
 
@@ -30,11 +30,24 @@ def test_pairs_go_by_name_where_all_match_and_else_by_order():
         pairs([A, B], odd[:1])
 
 
+def test_channels_are_left_out_and_patients_numbers_are_not():
+    for scan, mask in (("case_7_0000", "case_7"), ("case_7_0000", "case_7_0000_mask"), ("case_7", "case_7_0000_mask")):
+        pair = Path(f"{scan}.nii.gz"), Path(f"{mask}.nii.gz")
+        assert pairs([A, pair[0]], [pair[1], Path("a_seg.nii.gz")]) == [(A, Path("a_seg.nii.gz")), pair]
+    for channel in ("", "_0000"):
+        scans = [Path(f"p_{i:04}{channel}.nii.gz") for i in (1, 2)]
+        masks = [Path(f"p_{i:04}_mask.nii.gz") for i in (2, 1)]
+        assert pairs(scans, masks) == [(scans[0], masks[1]), (scans[1], masks[0])]
+        assert truths_of(scans, masks[:1]) == {scans[1]: masks[0]}
+
+
 def test_true_masks_find_their_queries():
     assert truths_of([A], [Path("whatever.nii.gz")]) == {A: Path("whatever.nii.gz")}
     assert truths_of([A, B], [Path("b_mask.nii.gz")]) == {B: Path("b_mask.nii.gz")}
     with pytest.raises(InputError, match="no query has this name"):
         truths_of([A, B], [Path("c.nii.gz")])
+    with pytest.raises(InputError, match=r"a_seg\.nii\.gz: a\.nii\.gz has a true mask already, a_mask\.nii\.gz"):
+        truths_of([A, B], [Path("a_mask.nii.gz"), Path("a_seg.nii.gz")])
 
 
 def test_a_zip_of_a_series_and_its_loose_files_are_one_scan_each(tmp_path):
@@ -59,6 +72,11 @@ def test_bad_archives_are_refused(tmp_path, monkeypatch):
         gather([bad], tmp_path / "out")
     with zipfile.ZipFile(tmp_path / "big.zip", "w", zipfile.ZIP_DEFLATED) as packed:
         packed.writestr("zeros", bytes(10_000))
+    damaged = tmp_path / "damaged.zip"
+    content = (tmp_path / "big.zip").read_bytes()
+    damaged.write_bytes(content[:35] + b"\xff" * 6 + content[41:])
+    with pytest.raises(InputError, match=r"damaged\.zip: must be a zip"):
+        gather([damaged], tmp_path / "out")
     monkeypatch.setattr(uploads, "MAX_BYTES", 9_999)
     with pytest.raises(InputError, match="split it"):
         gather([tmp_path / "big.zip"], tmp_path / "out")

@@ -94,6 +94,7 @@ def test_a_true_mask_gives_scores_and_errors(ran, sample):
     assert query.scores["Anterior"].dice == pytest.approx(both) and query.scores["Anterior"].distance_mm > 0
     assert reference.errors is None and not reference.scores
     assert set(query.confidence) == set(NAMES.values())
+    assert "in which 1 is Anterior, 2 is Posterior: Dice" in structures_table(ran[0], query)
 
 
 def test_what_there_is_to_take_away(ran, service, sample, tmp_path):
@@ -207,4 +208,22 @@ def test_tables_escape_names_and_warn_of_low_confidence(ran):
     result = Result(ran[0].folder, (name,), (scan,), asked=1)
     for text in (volumes_table(result), structures_table(result, scan), outcome(result, [], 1.0)):
         assert "<img" not in text and "<b>scan" not in text and "&lt;img" in text
+    assert "painted over" in structures_table(result, replace(scan, overlapping=True))
     assert "Low confidence" in outcome(result, [], 1.0) and "class=low" in structures_table(result, scan)
+
+
+def test_what_goes_wrong_in_one_query_leaves_the_others(service, sample, tmp_path, monkeypatch):
+    """A GPU without memory raises RuntimeError, a full disk OSError."""
+    queries = [shutil.copy(sample / "query.nii.gz", tmp_path / f"{i}.nii.gz") for i in range(4)]
+    errors = iter((RuntimeError("out of memory"), OSError("no space left"), MemoryError(), None))
+
+    def segment(*arguments):
+        if error := next(errors):
+            raise error
+        return Service.segment(service, *arguments)
+
+    monkeypatch.setattr(service, "segment", segment)
+    result = run(service, tmp_path, ask(sample, queries, confidence=False), quiet)
+    assert [mask.name for mask in result.masks] == ["3.nii.gz"]
+    said = ("0.nii.gz: out of memory", "1.nii.gz: no space left", "2.nii.gz: not enough memory; crop the scan")
+    assert tuple(map(str, result.failures)) == said

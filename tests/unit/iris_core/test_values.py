@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from iris_core import checkpoint
-from iris_core.case import Case, InputError
+from iris_core.case import Case, InputError, plain_classes
 from iris_core.embeddings import MemoryBank, combine
 from iris_core.evaluation.metrics import dice, surface_dice
 from iris_core.evaluation.protocol import Score, draw_pairs, draw_pools, summarise
@@ -20,6 +20,14 @@ def a_task(k=2, n=5) -> Task:
     compact = torch.randn(1, k, 4, 64), prototypes, torch.rand(1, k, 10)
     where = torch.cat([torch.rand(1, n, 3), torch.zeros(1, n, 1)], -1)
     return Task(*compact, torch.randn(1, n, 8), torch.rand(1, k, n), where, torch.rand(1, k, 1, *ATLAS))
+
+
+def test_two_classes_never_share_a_name():
+    labels = np.array([[[0, 1, 2]]])
+    assert [c.name for c in plain_classes(labels, {2: "liver"})] == ["class 1", "liver"]
+    assert [c.name for c in plain_classes(labels, {1: "a", 2: "class 1"})] == ["a", "class 1"]
+    with pytest.raises(InputError, match="a name of its own"):
+        plain_classes(labels, {2: "class 1"})
 
 
 def test_intensities_are_clipped_then_standardised():

@@ -114,3 +114,19 @@ def test_iris_segment_leaves_one_beside_the_mask_of_a_folder(tmp_path, capsys):
     case = read_scan(found)
     marked = read_back(tmp_path / "out" / "found.seg.dcm", case.affine)
     assert marked == {"lung": set(map(tuple, np.argwhere(case.image < -100).tolist()))}
+
+
+def test_old_files_without_the_preamble_are_read_as_the_scan_was(tmp_path):
+    from pydicom import dcmread, dcmwrite
+    from pydicom.dataset import Dataset
+
+    series = write_series(tmp_path / "series")
+    for file in series.iterdir():
+        bare = Dataset()
+        bare.update(dcmread(file))
+        dcmwrite(file, bare, implicit_vr=True, little_endian=True)
+    dicom_seg(series, some_labels(), (1,), ("Leber",), tmp_path / "old.seg.dcm")
+    affine = read_scan(series).affine
+    assert read_back(tmp_path / "old.seg.dcm", affine)["Leber"] == set(
+        map(tuple, np.argwhere(some_labels() == 1).tolist())
+    )
