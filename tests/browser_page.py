@@ -50,7 +50,8 @@ def serve(command: list[str], temporary: Path, **environment: str):
 
 def _answers(address: str) -> bool:
     try:
-        return urllib.request.urlopen(address, timeout=5).status == 200
+        with urllib.request.urlopen(address, timeout=5) as page:
+            return page.status == 200
     except (urllib.error.URLError, TimeoutError):
         return False
 

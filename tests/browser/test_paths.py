@@ -176,8 +176,10 @@ def call_segment(address: str, path: str) -> str:
     call = f"{address}gradio_api/call/segment"
     headers = {"Content-Type": "application/json"}
     request = urllib.request.Request(call, json.dumps({"data": data}).encode(), headers)
-    event = json.load(urllib.request.urlopen(request))["event_id"]
-    return urllib.request.urlopen(f"{call}/{event}", timeout=WAIT_MS / 1000).read().decode()
+    with urllib.request.urlopen(request) as begun:
+        event = json.load(begun)["event_id"]
+    with urllib.request.urlopen(f"{call}/{event}", timeout=WAIT_MS / 1000) as stream:
+        return stream.read().decode()
 
 
 def test_visitors_reach_nothing_of_each_other(page: Page, address: str, sample: Path):
@@ -185,7 +187,8 @@ def test_visitors_reach_nothing_of_each_other(page: Page, address: str, sample: 
     page.click("#sample-hippocampus")
     done(page, "1 of 1")
     own = page.locator("#slice-axial img").get_attribute("src")
-    assert urllib.request.urlopen(own).status == 200
+    with urllib.request.urlopen(own) as picture:
+        assert picture.status == 200
     path = Path(urllib.parse.unquote(own.split("/file=")[1]))
     token = path.parent.name
     guesses = [
@@ -197,7 +200,8 @@ def test_visitors_reach_nothing_of_each_other(page: Page, address: str, sample: 
     for guess in guesses:
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(own.split("/file=")[0] + "/file=" + urllib.parse.quote(str(guess)))
-        assert refused.value.code in (403, 404)
+        with refused.value:
+            assert refused.value.code in (403, 404)
     swapped = str(path.parent / "masks" / "query.nii.gz").replace(token, "A" * len(token))
     for guess in ("/etc/passwd", str(sample / "query.nii.gz"), swapped):
         assert "event: error" in call_segment(address, guess)

@@ -337,7 +337,9 @@ def test_a_space_is_pushed_whole(hub, iris, trained, pushed):
     done = iris("space", "--repo-id", "someone/page", "--weights", NAME)
     assert done.code == 0, done.errors
     files = hub.repositories["spaces/someone/page"].newest
-    assert {"app.py", "README.md", "requirements.txt", "LICENSE", "app/ui.py", "app/samples/samples.json"} <= set(files)
+    assert {"app.py", "README.md", "requirements.txt", "LICENSE", "app/ui/page.py", "app/samples/samples.json"} <= set(
+        files
+    )
     assert files["weights/iris-mine/model.safetensors"] == (trained / "model.safetensors").read_bytes()
     assert b"models: [someone/iris-mine]" in files["README.md"]
     assert b'build("iris-mine"' in files["app.py"].replace(b"'", b'"')
