@@ -36,7 +36,8 @@ def structures_table(result: Result, scan: Scan) -> str:
         rows.append(f"<tr>{_named(i, name)}{cells}</tr>")
     text = [f"<b>{escape(name)}</b> was shown by {escape(note)}." for name, note in scan.notes.items()]
     if scan.confidence:
-        text.insert(0, "Confidence: how well the reference is found again with this mask as its reference, 0 to 1.")
+        trust = "Confidence: how well the reference is found again with this mask as its reference,"
+        text.insert(0, f"{trust} and how alike the two look.")
     if scan.scores:
         values = {row["name"]: row["value"] for row in result.rows}
         meant = ", ".join(f"{values[name]} is {escape(name)}" for name in scan.scores if name in values)
