@@ -89,7 +89,7 @@ class Evaluate:
             "weights": self.weights,
             "weights_sha256": known.sha256,
             "dataset": dataset.name,
-            "seen": seen_tag(bool(seen), self.split),
+            "seen": seen_tag(dataset, known.training.get("datasets", {}), self.split),
             "split": self.split,
             "tolerance_mm": self.tolerance_mm,
         }
@@ -214,8 +214,10 @@ def pool_size(text: str, cases: int) -> int:
     return max(1, round(float(number) / 100 * cases)) if number != text else int(text)
 
 
-def seen_tag(seen: bool, split: str) -> str:
-    """What the weights' training knew of an evaluation's queries."""
-    if not seen:
-        return "unseen dataset"
+def seen_tag(dataset, training: dict, split: str) -> str:
+    """What the weights' training knew of an evaluation's queries: dataset, patients, classes (by name)."""
+    if dataset.name not in training:
+        known = {name.casefold() for about in training.values() for name in about.get("classes", {})}
+        seen = [c.name for c in dataset.classes if c.name.casefold() in known]
+        return "unseen dataset, " + (f"seen classes: {', '.join(seen)}" if seen else "unseen classes")
     return "seen dataset, unseen patients" if split == "val" else "seen dataset, patients in training"

@@ -167,7 +167,7 @@ def test_evaluate_writes_the_report(raw_data, tmp_path, tiny_weights, capsys):
     arguments = ["evaluate", "--weights", tiny_weights, "--dataset", "901", "--raw-data", raw_data]
     assert main([str(a) for a in [*arguments, "--draws", "2", "--output", report]]) == 0
     found = json.loads(report.read_text("utf-8"))
-    assert found["seen"] == "unseen dataset"
+    assert found["seen"] == "unseen dataset, unseen classes"
     assert {"weights_sha256", "command", "tolerance_mm"} <= set(found)
     (row,) = found["results"]
     assert (row["strategy"], row["pool"]) == ("one_shot", 1)
@@ -218,3 +218,15 @@ def test_unknown_weights_and_names_are_named(segment, scan, capsys):
     code, _ = segment(scan[0], extra=("--names", "ball"))
     assert code == 2
     assert "value=name" in capsys.readouterr().err
+
+
+def test_figures_are_tagged_by_what_training_saw(raw_data):
+    from app.commands.evaluate import seen_tag
+    from nnunet_adapters.raw import open_dataset
+
+    dataset = open_dataset("901", raw_data)
+    other = {"Dataset001_Other": {"classes": {"Core": 1.0}}}
+    assert seen_tag(dataset, {}, "val") == "unseen dataset, unseen classes"
+    assert seen_tag(dataset, other, "val") == "unseen dataset, seen classes: core"
+    assert seen_tag(dataset, {dataset.name: {}}, "val") == "seen dataset, unseen patients"
+    assert seen_tag(dataset, {dataset.name: {}}, "all") == "seen dataset, patients in training"
