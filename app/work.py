@@ -44,7 +44,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Shown:
+class Showing:
     """What shows the task, read. masks: the references' files. values: class name → label value."""
 
     references: list[Case]
@@ -53,7 +53,7 @@ class Shown:
     values: dict[str, int]
 
     @classmethod
-    def of(cls, service: Service, asked: Asked, folder: Path) -> "Shown":
+    def of(cls, service: Service, asked: Asked, folder: Path) -> "Showing":
         """folder: where DICOM is unpacked."""
         asked.require_files()
         together = pairs(list(gather(asked.references, folder / "shown")), asked.masks)
@@ -80,7 +80,7 @@ def encode(service: Service, asked: Asked, folder: Path) -> Path:
     """Write the task file of what is shown."""
     if "retrieval" in asked.strategy:
         raise InputError(f"{asked.strategy} makes another task for every query: there is none to write")
-    embedding = Shown.of(service, asked, folder).plan(service, asked)(None).embedding
+    embedding = Showing.of(service, asked, folder).plan(service, asked)(None).embedding
     return _write_task(service, asked, embedding, folder)
 
 
@@ -122,7 +122,7 @@ class Job:
         """Read and encode what is shown."""
         asked = self.asked
         self.progress("reading what you showed", 0)
-        self.shown = shown = Shown.of(self.service, asked, self.folder)
+        self.shown = shown = Showing.of(self.service, asked, self.folder)
         self.uploads = gather(asked.queries, self.folder / "queries")
         self.targets = named_outputs(list(self.uploads))
         self.truths = truths_of(list(self.uploads), asked.truths)

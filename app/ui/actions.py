@@ -20,7 +20,7 @@ from app.session import Sessions
 from app.ui.tables import outcome, said, volumes_table
 from app.uploads import gather, pairs
 from app.viewers.atlas import figure, known_atlas
-from app.work import Asked, Shown, Stopped, run
+from app.work import Asked, Showing, Stopped, run
 from iris_core.case import InputError
 from iris_core.strategies import Options
 from nnunet_adapters.folder import FAILURES
@@ -104,7 +104,7 @@ class Actions:
         return "".join(parts)
 
     def _advice(self, asked: Asked, folder: Path) -> str:
-        shown = Shown.of(self.service, asked, folder)
+        shown = Showing.of(self.service, asked, folder)
         task = self.service.plan("auto", shown.references, shown.known, grid=asked.grid)(None).embedding
         queries = list(gather(asked.queries, folder))
         advice, seconds, gib = [], 0.0, 0.0
