@@ -3,6 +3,8 @@
 import hashlib
 import secrets
 import shutil
+from collections.abc import Callable
+from functools import wraps
 
 import gradio as gr
 from PIL import Image
@@ -19,12 +21,27 @@ from nnunet_adapters.images import stem
 GALLERY_FROM = 3  # scans: below, the list is enough
 
 
+def while_kept(view: Callable) -> Callable:
+    """A view whose result is deleted while it draws ends like one that comes too late."""
+
+    @wraps(view)
+    def drawn(self, token, *values):
+        try:
+            return view(self, token, *values)
+        except FileNotFoundError:
+            self.actions.result(token)
+            raise
+
+    return drawn
+
+
 class Views:
     """Events that look at a result; each begins with the visitor's token."""
 
     def __init__(self, actions: Actions) -> None:
         self.actions = actions
 
+    @while_kept
     def show(self, token, scan, opacity, visible, compare, planes):
         """Another scan: sliders, window, kinds of masks, surfaces, table, slices, the reference. None: a run without
         a result."""
@@ -45,6 +62,7 @@ class Views:
             *both(result, scan, shown.middle, (window, "fill", opacity, visible), compare),
         )
 
+    @while_kept
     def gallery(self, token):
         """A small picture of each scan, where there are several queries."""
         if token is None:
@@ -60,6 +78,7 @@ class Views:
         """The scan whose small picture was chosen."""
         return at.index
 
+    @while_kept
     def move(self, token, scan, axial, coronal, sagittal, window, kind, opacity, visible, compare):
         """The slices at the sliders' positions, which count from 1."""
         result = self.actions.result(token)
@@ -75,10 +94,11 @@ class Views:
             position = _position(shown, axial, coronal, sagittal)
             position = voxel_at(plane, tuple(at.index), shown.image.shape, shown.spacing_mm, position)
             sliders = [position[a] + 1 for a in PLANES.values()]
-            return *sliders, *both(result, scan, position, (window, kind, opacity, visible), compare)
+            return *sliders, *self.move(token, scan, *sliders, window, kind, opacity, visible, compare)
 
         return clicked
 
+    @while_kept
     def turn(self, token, scan, axial, coronal, sagittal, window, visible, planes):
         """The surfaces again."""
         result = self.actions.result(token)
@@ -89,6 +109,7 @@ class Views:
         """The surfaces again where slice planes are drawn: values as for ``turn``."""
         return self.turn(*values) if values[-1] else gr.skip()
 
+    @while_kept
     def take(self, token, scan):
         """A picture and the surfaces of one scan as files."""
         if scan is None:
@@ -101,13 +122,15 @@ class Views:
         window = next(iter(shown.windows.values()))
         title = f"Iris, research only. {shown.title}"
         picture, html = folder / f"{name}.png", folder / f"{name}.html"
-        exports.preview(grey(shown.image, window), shown.labels, shown.spacing_mm, result.names, title, picture)
-        exports.write_html(mesh(shown.labels, shown.spacing_mm, result.names), html)
         try:
-            self.actions.result(token)
-        except gr.Error:  # the visitor left meanwhile
-            shutil.rmtree(result.folder, ignore_errors=True)
-            raise
+            exports.preview(grey(shown.image, window), shown.labels, shown.spacing_mm, result.names, title, picture)
+            exports.write_html(mesh(shown.labels, shown.spacing_mm, result.names), html)
+        finally:
+            try:
+                self.actions.result(token)
+            except gr.Error:  # the visitor left meanwhile
+                shutil.rmtree(result.folder, ignore_errors=True)
+                raise
         return [str(picture), str(html)]
 
 
