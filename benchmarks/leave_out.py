@@ -1,7 +1,7 @@
 """One-shot Dice on datasets that a model was not trained on: what its weights do on a stranger's scan.
 
     python benchmarks/leave_out.py --output runs/leave_out [--minutes 8] [--seeds 0 1] [--synthetic 0.6]
-                                   [--off correspondence …] [--window 64]
+                                   [--off registration …] [--window 64]
 
 Trains the models of MODELS from random weights (or takes those that are in --output; a run that was interrupted goes
 on), evaluates each on the sets it never saw, and prints a table. Sets are left out in two groups, so that two models a

@@ -56,16 +56,13 @@ def combine(tasks: list[Task], weights: Tensor) -> Task:
         return (stacked * share.reshape(len(tasks), 1, -1, *[1] * (stacked.ndim - 3)).to(stacked)).sum(0)
 
     averaged = mean("tokens"), torch.nn.functional.normalize(mean("prototypes"), dim=-1), mean("location")
-    tasks = [task for task in tasks if task.memory_keys.shape[1]] or tasks[:1]
-    where, windows = [], 0
-    for task in tasks:  # windows are numbered through
-        where.append(task.memory_where + task.memory_where.new_tensor([0, 0, 0, windows]))
-        windows += task.atlas.shape[2]
+    remembering = [task for task in tasks if task.memory_keys.shape[1]] or tasks[:1]
     return Task(
         *averaged,
-        memory_keys=torch.cat([task.memory_keys for task in tasks], 1),
-        memory_masks=torch.cat([task.memory_masks for task in tasks], 2),
-        memory_where=torch.cat(where, 1),
+        memory_keys=torch.cat([task.memory_keys for task in remembering], 1),
+        memory_masks=torch.cat([task.memory_masks for task in remembering], 2),
+        anatomy=torch.cat([task.anatomy for task in tasks], 1),
+        frames=torch.cat([task.frames for task in tasks], 1),
         atlas=torch.cat([task.atlas for task in tasks], 2),
     )
 
@@ -86,7 +83,7 @@ def context_ensemble(embeddings: list[TaskEmbedding]) -> TaskEmbedding:
 
     def mean(tasks: list[Task]) -> Task:
         full = [_with_classes(task, e.names, tuple(classes)) for task, e in zip(tasks, embeddings, strict=True)]
-        full = [task if i in kept else task.without_memory() for i, task in enumerate(full)]
+        full = [task if i in kept else task.bare() for i, task in enumerate(full)]
         known = torch.tensor([[float(name in e.names) for name in classes] for e in embeddings])
         return combine(full, known.to(first.task.tokens))
 
@@ -161,7 +158,7 @@ def geometric_mean(values: list[float]) -> float:
 
 
 def _with_classes(task: Task, names: tuple[str, ...], wanted: tuple[str, ...]) -> Task:
-    """The classes of T in another order; one that T lacks is zero, and unknown (-1) in the spatial memory."""
+    """The classes of T in another order; one that T lacks is zero, and unknown (-1) in memory and windows."""
     index = [names.index(name) if name in names else len(names) for name in wanted]
 
     def pick(part: Tensor, missing: float) -> Tensor:
@@ -173,7 +170,7 @@ def _with_classes(task: Task, names: tuple[str, ...], wanted: tuple[str, ...]) -
         prototypes=pick(task.prototypes, 0.0),
         location=pick(task.location, 0.0),
         memory_masks=pick(task.memory_masks, -1.0),
-        atlas=pick(task.atlas, 0.0),
+        atlas=pick(task.atlas, -1.0),
     )
 
 
@@ -191,7 +188,7 @@ class MemoryBank:
     @torch.no_grad()
     def update(self, keys: list[str], task: Task) -> None:
         """Fold in one episode's T (batch of one, classes in the order of ``keys``)."""
-        bare = task.without_memory().map(lambda t: t.float().cpu())
+        bare = task.bare().map(lambda t: t.float().cpu())
         for k, key in enumerate(keys):
             new = Task.compact(*(getattr(bare, part)[:, k : k + 1].clone() for part in COMPACT))
             n = self.counts.get(key, 0)

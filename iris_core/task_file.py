@@ -14,7 +14,8 @@ from iris_core.checkpoint import write_atomically
 from iris_core.embeddings import Overview, TaskEmbedding
 from iris_core.intensity import SCHEMES
 from iris_core.model.iris import Iris
-from iris_core.model.task_encoder import ATLAS, Task
+from iris_core.model.registration import CHANNELS, KEPT
+from iris_core.model.task_encoder import Task
 
 MAX_BYTES = 2**30
 MAX_CLASSES = 1024
@@ -103,12 +104,14 @@ def _check(task: Task, model: Iris, k: int) -> None:
         "location": (1, k, 10 if config.location_prior else 0),
         "memory_keys": (1, n, config.memory_width if n else task.memory_keys.shape[2]),
         "memory_masks": (1, k, n),
-        "memory_where": (1, n if config.correspondence else 0, 4),
-        "atlas": (1, k, windows, *ATLAS),
+        "anatomy": (1, windows, CHANNELS + 1, *KEPT),
+        "frames": (1, windows, 3, 3),
+        "atlas": (1, k, windows, *KEPT),
     }
     for name, shape in expected.items():
         found = getattr(task, name)
         if tuple(found.shape) != shape or not torch.isfinite(found).all():
             raise ValueError(f"{name} must be {shape} finite numbers, got {tuple(found.shape)}")
-    if config.correspondence and not set(task.memory_where[0, :, 3].tolist()) <= set(range(windows)):
-        raise ValueError("memory_where must name windows of the atlas")
+    edges, low, high = task.frames.unbind(2)
+    if (edges < 1).any() or (high <= low).any():
+        raise ValueError("frames must have edges of a voxel or more, and corners in order")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 Part = Literal[
-    "high_resolution", "foreground", "query_tokens", "prototypes", "location_prior", "spatial_memory", "correspondence"
+    "high_resolution", "foreground", "query_tokens", "prototypes", "location_prior", "spatial_memory", "registration"
 ]
 
 

@@ -25,7 +25,7 @@ class Ablated(Iris):
     """The weights of a trained model; T without one of PARTS, wherever it is encoded.
 
     high_resolution and foreground are switched off, of other parts T holds zeros or nothing: T_c (query_tokens),
-    prototypes, location prior; without spatial memory there is no correspondence either.
+    prototypes, location prior, spatial memory, windows to register.
     """
 
     def __init__(self, model: Iris, part: str) -> None:
@@ -47,6 +47,6 @@ class Ablated(Iris):
                 return task.without_location()
             case "spatial_memory":
                 return task.without_memory()
-            case "correspondence":
-                return replace(task, atlas=task.atlas[:, :, :0])
+            case "registration":
+                return task.without_windows()
         return task

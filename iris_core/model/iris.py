@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from iris_core.model.encoder import Encoder, UpPath
 from iris_core.model.mask_decoder import Evidence, MaskDecoder
+from iris_core.model.registration import describe, window
 from iris_core.model.task_encoder import Task, TaskEncoder
 
 TASK_STRIDE = 4  # Eq. 3 needs C divisible by stride³ (paper.md): stride 4 is the coarsest that fits
@@ -18,7 +19,7 @@ class IrisConfig:
     """Everything that decides the shape of the weights. A checkpoint's config.json is exactly this.
 
     The defaults are the paper's where it says something. ``prototypes``, ``location_prior``, ``spatial_memory``
-    and ``correspondence`` are ours (weights/TRAINING.md): matching that is built in rather than learned.
+    and ``registration`` are ours (weights/TRAINING.md): matching that is built in rather than learned.
 
     The paper's own three parts can be left out for its ablation (Table 4): ``high_resolution`` (else the mask is
     sampled at the features' grid before anything reads it), ``foreground`` (else T_f is zero) and ``query_tokens``
@@ -38,7 +39,7 @@ class IrisConfig:
     location_prior: bool = False
     spatial_memory: bool = False
     memory_width: int = 64
-    correspondence: bool = False
+    registration: bool = False
     high_resolution: bool = True
     foreground: bool = True
 
@@ -47,8 +48,6 @@ class IrisConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON has lists
         if len(self.widths) != len(self.blocks):
             raise ValueError(f"widths and blocks must have one entry a level, got {self.widths} and {self.blocks}")
-        if self.correspondence and not self.spatial_memory:
-            raise ValueError("correspondence must come with spatial_memory, got one without the other")
         if not self.foreground and not self.query_tokens:
             raise ValueError("T must hold foreground or query_tokens, got neither")
         if self.window % self.multiple:
@@ -70,14 +69,13 @@ PARTS = (
     "prototypes",
     "location_prior",
     "spatial_memory",
-    "correspondence",
+    "registration",
 )
 
 
 def without(config: IrisConfig, *parts: str) -> IrisConfig:
-    """The configuration with some of PARTS left out. Correspondence goes with the spatial memory that it reads."""
-    off = {part: 0 if part == "query_tokens" else False for part in parts}
-    return replace(config, **off | ({"correspondence": False} if "spatial_memory" in parts else {}))
+    """The configuration with some of PARTS left out."""
+    return replace(config, **{part: 0 if part == "query_tokens" else False for part in parts})
 
 
 PRESETS = {
@@ -93,7 +91,7 @@ PRESETS = {
         prototypes=True,
         location_prior=True,
         spatial_memory=True,
-        correspondence=True,
+        registration=True,
     ),
     "tiny": IrisConfig(
         widths=(8, 64, 16),
@@ -108,7 +106,7 @@ PRESETS = {
         prototype_width=8,
         location_prior=True,
         spatial_memory=True,
-        correspondence=True,
+        registration=True,
         memory_width=8,
     ),
 }
@@ -116,11 +114,14 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class Features:
-    """What the encoder says of an image, before any task. up: the unconditioned up-path, coarsest first, or empty."""
+    """What the encoder says of an image, before any task. up: the unconditioned up-path, coarsest first, or empty;
+    descriptors: of ``registration``, or None; shape: of the image."""
 
     skips: list[Tensor]
     bottleneck: Tensor
     up: list[Tensor]
+    descriptors: Tensor | None
+    shape: tuple[int, ...]
 
 
 class Iris(nn.Module):
@@ -145,7 +146,7 @@ class Iris(nn.Module):
             location_prior=config.location_prior,
             memory_channels=up_widths[1],
             memory_width=config.memory_width if config.spatial_memory else 0,
-            correspondence=config.correspondence,
+            registration=config.registration,
             high_resolution=config.high_resolution,
             foreground=config.foreground,
         )
@@ -156,14 +157,17 @@ class Iris(nn.Module):
             fine_width=widths[0],
             layers=config.attention_layers,
             heads=config.heads,
-            evidence=Evidence(len(self.matched), config.location_prior, config.spatial_memory, config.correspondence),
+            evidence=Evidence(len(self.matched), config.location_prior, config.spatial_memory, config.registration),
         )
 
     def encode_image(self, image: Tensor) -> Features:
         """image (b, 1, x, y, z), normalised, edges multiples of ``config.multiple``."""
         *skips, bottleneck = self.encoder(image)
         conditioned_only = not (self.matched or self.config.spatial_memory)
-        return Features(skips, bottleneck, [] if conditioned_only else self.up_path(bottleneck, skips))
+        up = [] if conditioned_only else self.up_path(bottleneck, skips)
+        return Features(
+            skips, bottleneck, up, describe(image) if self.config.registration else None, tuple(image.shape[2:])
+        )
 
     def encode_task(self, reference: Features, masks: Tensor, box: Tensor) -> Task:
         """masks (b, K, x, y, z) in [0, 1] on the reference's window; box (b, 2, 3): the window in its field of view."""
@@ -172,19 +176,21 @@ class Iris(nn.Module):
             up[len(up) - 1 - self.task_level] if up else reference.skips[self.task_level],
             [up[i] for i in self.matched],
             up[1] if self.config.spatial_memory else None,
+            reference.descriptors,
             masks,
             box,
         )
 
     def compare(self, query: Features, task: Task, box: Tensor) -> Tensor | None:
         """Evidence: maps (b, K, n, x, y, z) at ``config.stem_stride`` that set query and T side by side, or None."""
-        if not query.up:
+        if not self.mask_decoder.evidence.n_maps:
             return None
         levels = [p(query.up[i]) for p, i in zip(self.task_encoder.projections, self.matched, strict=True)]
         memory = query.up[1] if self.config.spatial_memory else None
         keys = None if memory is None else self.task_encoder.memory_keys(memory, box)
         coarse = None if memory is None else tuple(memory.shape[2:])
-        return self.mask_decoder.evidence(task, levels, keys, coarse, tuple(query.skips[0].shape[2:]), box)
+        seen = None if query.descriptors is None else window(query.descriptors, query.shape, box)
+        return self.mask_decoder.evidence(task, levels, keys, seen, coarse, tuple(query.skips[0].shape[2:]), box)
 
     def decode(self, query: Features, task: Task, box: Tensor, evidence: Tensor | None = None) -> Tensor:
         """Logits (b, K, x, y, z) of all K classes at ``config.stem_stride``: one sample covers that many voxels.

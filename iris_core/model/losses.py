@@ -14,14 +14,14 @@ def dice_loss(probability: Tensor, masks: Tensor) -> Tensor:
     return (1 - (2 * overlap + 1) / (total + 1)).mean()
 
 
-def matching_loss(evidence: Tensor, matches: list[int], masks: Tensor) -> Tensor:
-    """Soft Dice of the evidence maps that are masks themselves: what memory and correspondence carry over.
+def matching_loss(evidence: Tensor, masks: Tensor) -> Tensor:
+    """Soft Dice of the evidence map that is a mask itself, what the spatial memory propagates, times MATCHING.
 
-    Ours, weight MATCHING each: the gradient reaches the matching without a way through the head.
-    evidence (b, K, n, …) at its own resolution, masks (b, K, x, y, z).
+    Ours: the gradient reaches the matching without a way through the head.
+    evidence (b, K, …) at its own resolution, masks (b, K, x, y, z).
     """
-    coarse = F.adaptive_avg_pool3d(masks, evidence.shape[3:])
-    return MATCHING * sum(dice_loss(evidence[:, :, i].float(), coarse) for i in matches)
+    coarse = F.adaptive_avg_pool3d(masks, evidence.shape[2:])
+    return MATCHING * dice_loss(evidence.float(), coarse)
 
 
 def segmentation_loss(logits: Tensor, masks: Tensor, valid: Tensor | None = None) -> Tensor:

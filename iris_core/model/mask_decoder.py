@@ -6,7 +6,8 @@ from einops import einsum, rearrange
 from torch import Tensor, nn
 
 from iris_core.model.blocks import MLP, Attention, coordinates, exact, fourier
-from iris_core.model.task_encoder import Task
+from iris_core.model.registration import Window, read, register
+from iris_core.model.task_encoder import Task, kept_windows
 
 
 class TwoWayAttention(nn.Module):
@@ -66,29 +67,37 @@ class ClassHead(nn.Module):
 
 
 class Evidence(nn.Module):
-    """Maps that compare a query with T directly: prototype similarity, location prior, spatial memory."""
+    """Maps that compare a query with T directly: prototypes, location prior, spatial memory, registration."""
 
-    def __init__(self, prototype_levels: int, location_prior: bool, memory: bool, correspondence: bool) -> None:
+    def __init__(self, prototype_levels: int, location_prior: bool, memory: bool, registration: bool) -> None:
         super().__init__()
-        self.n_maps = 2 * prototype_levels + int(location_prior) + 2 * int(memory) + 2 * int(correspondence)
-        self.correspondence = correspondence
-        first = 2 * prototype_levels + int(location_prior)  # soft and sharp propagation, carried mask, its certainty
-        self.matches = [first + 1] * memory + [first + 2] * correspondence  # maps that are masks themselves, in [0, 1]
+        self.n_maps = 2 * prototype_levels + int(location_prior) + 2 * int(memory) + 2 * int(registration)
+        self.registration = registration
+        first = 2 * prototype_levels + int(location_prior)
+        self.match = first + 1 if memory else None  # sharp propagation: a mask itself, in [0, 1]
         self.prototype_scale = nn.Parameter(torch.full((prototype_levels,), 4.0))
         self.location_slack = nn.Parameter(torch.tensor(-3.0)) if location_prior else None
         self.sharpness = nn.Parameter(torch.tensor([10.0, 30.0])) if memory else None
 
     def forward(
-        self, task: Task, matching: list[Tensor], keys: Tensor | None, coarse: tuple, shape: tuple, box: Tensor
+        self,
+        task: Task,
+        matching: list[Tensor],
+        keys: Tensor | None,
+        seen: Window | None,
+        coarse: tuple,
+        shape: tuple,
+        box: Tensor,
     ):
-        """(b, K, n_maps, *shape). matching: projected query features; keys: of the query, on the ``coarse`` grid."""
+        """(b, K, n_maps, *shape). matching: projected query features; keys: of the query, on the ``coarse`` grid;
+        seen: the query's window, to register."""
         maps = [self.similarity(task, level, i, shape) for i, level in enumerate(matching)]
         if self.location_slack is not None:
             maps.append(self.location(task, shape, box)[:, :, None])
         if self.sharpness is not None:
             maps.append(self.propagate(task, keys, coarse, shape))
-        if self.correspondence:
-            maps.append(self.carry_over(task, keys, coarse, shape))
+        if self.registration:
+            maps.append(carry_over(task, seen, shape))
         return torch.cat(maps, 2)
 
     def similarity(self, task: Task, level: Tensor, i: int, shape: tuple) -> Tensor:
@@ -129,38 +138,22 @@ class Evidence(nn.Module):
         flat = flat.unflatten(2, coarse)
         return rearrange(resize(flat, shape), "b (two k) x y z -> b k two x y z", two=2)
 
-    @exact
-    def carry_over(self, task: Task, keys: Tensor, coarse: tuple, shape: tuple) -> Tensor:
-        """The reference's masks, warped: each query position's mean place in the reference, made smooth, says where to
-        read the mask. Second map: how narrow the match was. Windows of T are averaged by their share of the match."""
-        b, k, windows = task.atlas.shape[:3]
-        if not windows:
-            return keys.new_zeros(b, k, 2, *shape)
-        keys = keys.float().expand(b, -1, -1)
-        similarity = einsum(keys, task.memory_keys.float(), "b q c, b n c -> b q n") * self.sharpness[1]
-        similarity = similarity.masked_fill((task.memory_masks < 0).all(1, keepdim=True), -100.0)
-        known = _known(task)
-        total, shares = keys.new_zeros(b, k + 1, *shape), 1e-3 * (known is not None)
-        for window in range(windows):
-            mine = task.memory_where[0, :, 3] == window
-            share = similarity.softmax(-1)[:, :, mine].sum(-1) if windows > 1 else torch.ones_like(keys[..., 0])
-            match = similarity[:, :, mine].softmax(-1)
-            place = task.memory_where[:, mine, :3]
-            mean = einsum(match, place, "b q n, b n c -> b c q")
-            spread = (einsum(match, place**2, "b q n, b n c -> b c q") - mean**2).clamp_min(0).sum(1, keepdim=True)
-            field = torch.cat([mean, torch.exp(-8 * spread), share[:, None]], 1).unflatten(2, coarse)
-            field = resize(F.avg_pool3d(F.pad(field, (1,) * 6, mode="replicate"), 3, 1), shape)
-            carried = F.grid_sample(
-                task.atlas[:, :, window].float().expand(b, -1, -1, -1, -1),
-                field[:, :3].flip(1).permute(0, 2, 3, 4, 1),
-                padding_mode="zeros",
-                align_corners=False,
-            )
-            says = 1.0 if known is None else known[:, :, mine].amax(2)[..., None, None, None]
-            total = total + torch.cat([carried * says, field[:, 3:4]], 1) * field[:, 4:]
-            shares = shares + says * field[:, 4:]
-        carried = total[:, :k] if known is None else total[:, :k] / shares
-        return torch.stack([carried, total[:, k:].expand(-1, k, -1, -1, -1)], 2)
+
+@torch.no_grad()
+@exact
+def carry_over(task: Task, query: Window, shape: tuple[int, ...]) -> Tensor:
+    """The reference's masks where registration finds them in the query, and how certain that is: (b, K, 2, *shape).
+    Windows of T are averaged, the better they fit the more; a reference says nothing of a class that it lacks."""
+    b, k = len(query.box), task.atlas.shape[1]
+    total, weight = task.tokens.new_zeros(b, k, 2, *shape), task.tokens.new_full((b, k, 1, *shape), 1e-6)
+    for i, reference in enumerate(kept_windows(task, b)):
+        places, certainty = register(query, reference, shape)
+        atlas = task.atlas[:, :, i].float().expand(b, -1, -1, -1, -1)
+        known = (atlas >= 0).all((2, 3, 4))[:, :, None, None, None, None]
+        share = known * (certainty**4 + 1e-4)[:, :, None]
+        carried = torch.stack([read(atlas, places), certainty.expand(-1, k, -1, -1, -1)], 2)
+        total, weight = total + carried * share, weight + share
+    return total / weight
 
 
 def _known(task: Task) -> Tensor | None:

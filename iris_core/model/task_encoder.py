@@ -12,10 +12,10 @@ from einops import einsum, rearrange, repeat
 from torch import Tensor, nn
 
 from iris_core.model.blocks import MLP, Attention, coordinates, exact, fourier, inside
+from iris_core.model.registration import CHANNELS, KEPT, Window, window
 
 EPSILON = 1e-6
 COMPACT = ("tokens", "prototypes", "location")  # the parts of a task without spatial memory
-ATLAS = (24, 24, 24)  # a mask as correspondence carries it over: a window of 96 at stride 4. Ours
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Task:
     tokens: (b, K, m + 1, C), T_f and T_c. prototypes: (b, K, levels, 2, P), foreground and background, unit length.
     location: (b, K, 10), 1, centre and raw second moments in the field of view.
     memory_keys: (b, N, M) reference positions; memory_masks: (b, K, N), how much of each is the class.
-    memory_where: (b, N, 4), each position's place in its window, in [-1, 1], and which of the R windows that is;
-    atlas: (b, K, R, A, A, A), the masks of those windows.
+    anatomy: (b, R, 13, A, A, A), descriptors of R windows and where those lie in the field of view; frames (b, R, 3, 3),
+    the windows' edges in voxels, lower and upper corners; atlas: (b, K, R, A, A, A), their masks, -1 if unknown.
     """
 
     tokens: Tensor
@@ -34,22 +34,30 @@ class Task:
     location: Tensor
     memory_keys: Tensor
     memory_masks: Tensor
-    memory_where: Tensor
+    anatomy: Tensor
+    frames: Tensor
     atlas: Tensor
 
     @classmethod
     def compact(cls, tokens: Tensor, prototypes: Tensor, location: Tensor) -> "Task":
-        """A task that is a few vectors per class, without spatial memory."""
+        """A task that is a few vectors per class, without spatial memory or anything to register."""
         b, k = tokens.shape[:2]
         empty = tokens.new_zeros
-        none = empty(b, 0, 0), empty(b, k, 0), empty(b, 0, 4), empty(b, k, 0, *ATLAS)
-        return cls(tokens, prototypes, location, *none)
+        memory, windows = (empty(b, 0, 0), empty(b, k, 0)), (empty(b, 0, CHANNELS + 1, *KEPT), empty(b, 0, 3, 3))
+        return cls(tokens, prototypes, location, *memory, *windows, empty(b, k, 0, *KEPT))
 
     def map(self, function) -> "Task":
         """The same task with ``function`` applied to every tensor."""
         return Task(*(function(getattr(self, f.name)) for f in fields(self)))
 
     def without_memory(self) -> "Task":
+        return replace(self, memory_keys=self.memory_keys[:, :0], memory_masks=self.memory_masks[:, :, :0])
+
+    def without_windows(self) -> "Task":
+        return replace(self, anatomy=self.anatomy[:, :0], frames=self.frames[:, :0], atlas=self.atlas[:, :, :0])
+
+    def bare(self) -> "Task":
+        """A few vectors per class."""
         return Task.compact(self.tokens, self.prototypes, self.location)
 
     def without_location(self) -> "Task":
@@ -138,7 +146,7 @@ class TaskEncoder(nn.Module):
         location_prior: bool,
         memory_channels: int,
         memory_width: int,
-        correspondence: bool,
+        registration: bool,
         high_resolution: bool = True,
         foreground: bool = True,
     ) -> None:
@@ -148,7 +156,7 @@ class TaskEncoder(nn.Module):
         self.prototype_width = prototype_width
         self.location_prior = location_prior
         self.memory_width = memory_width
-        self.correspondence = correspondence
+        self.registration = registration
         self.high_resolution = high_resolution
         self.foreground = foreground
         if memory_width:
@@ -156,10 +164,17 @@ class TaskEncoder(nn.Module):
             self.memory_position = nn.Linear(24, memory_width)
 
     def forward(
-        self, features: Tensor, matching: list[Tensor], memory: Tensor | None, masks: Tensor, box: Tensor
+        self,
+        features: Tensor,
+        matching: list[Tensor],
+        memory: Tensor | None,
+        descriptors: Tensor | None,
+        masks: Tensor,
+        box: Tensor,
     ) -> Task:
         """features: the level that feeds T. matching: the levels for prototypes. memory: the level for the memory.
-        masks (b, K, X, Y, Z); box (b, 2, 3): the window in the reference's field of view."""
+        descriptors: of the image, to register. masks (b, K, X, Y, Z); box (b, 2, 3): the window in the reference's
+        field of view."""
         masks = masks.float() if self.high_resolution else as_coarse(masks.float(), features.shape[2:])
         down = pull_down(masks, features.shape[2:])
         foreground = masked_mean(features, down)[:, :, None]  # T_f
@@ -168,15 +183,20 @@ class TaskEncoder(nn.Module):
         tokens = torch.cat([foreground, self.context(features, masks).float()], 2)
         b, k = masks.shape[:2]
         empty = masks.new_zeros
-        return Task(
+        task = Task.compact(
             tokens=tokens,
             prototypes=self.prototypes(matching, masks, box) if matching else empty(b, k, 0, 2, self.prototype_width),
             location=moments(down, box) if self.location_prior else empty(b, k, 0),
-            memory_keys=self.memory_keys(memory, box) if self.memory_width else empty(b, 0, 0),
-            memory_masks=self.memory_masks(masks, memory, box) if self.memory_width else empty(b, k, 0),
-            memory_where=places(memory) if self.correspondence else empty(b, 0, 4),
-            atlas=resample(masks, ATLAS)[:, :, None] if self.correspondence else empty(b, k, 0, *ATLAS),
         )
+        if self.memory_width:
+            keys, filled = self.memory_keys(memory, box), self.memory_masks(masks, memory, box)
+            task = replace(task, memory_keys=keys, memory_masks=filled)
+        if self.registration:
+            seen = window(descriptors, tuple(masks.shape[2:]), box)
+            anatomy = resample(torch.cat([seen.descriptors, seen.valid], 1), KEPT)[:, None]
+            frames = torch.cat([seen.edges[:, None], seen.box], 1)[:, None]
+            task = replace(task, anatomy=anatomy, frames=frames, atlas=resample(masks, KEPT)[:, :, None])
+        return task
 
     def prototypes(self, matching: list[Tensor], masks: Tensor, box: Tensor) -> Tensor:
         """Mean feature of a class and of everything else in the field of view, by Eq. 2 at each level."""
@@ -201,11 +221,13 @@ class TaskEncoder(nn.Module):
         return rearrange(share * valid - (1 - valid), "b k x y z -> b k (x y z)")
 
 
-def places(memory: Tensor) -> Tensor:
-    """Where in its window each coarse position lies: (b, N, 4), x, y, z in [-1, 1] and the window's number, 0."""
-    lines = [(torch.arange(n, device=memory.device) + 0.5) / n * 2 - 1 for n in memory.shape[2:]]
-    grid = torch.stack([*torch.meshgrid(*lines, indexing="ij"), torch.zeros_like(memory[0, 0].float())], -1)
-    return repeat(grid, "x y z c -> b (x y z) c", b=memory.shape[0])
+def kept_windows(task: Task, b: int) -> list[Window]:
+    """The windows that T holds to register a query with, for a batch of b."""
+    anatomy, frames = task.anatomy.float().expand(b, *[-1] * 5), task.frames.expand(b, -1, -1, -1)
+    return [
+        Window(seen[:, :CHANNELS], seen[:, CHANNELS:], frame[:, 0], frame[:, 1:])
+        for seen, frame in zip(anatomy.unbind(1), frames.unbind(1), strict=True)
+    ]
 
 
 def resample(masks: Tensor, shape: tuple[int, int, int]) -> Tensor:

@@ -158,15 +158,16 @@ def _learn(
     with precision(device):
         reference, query = (model.encode_image(x.to(device)) for x in (episode.reference, episode.query))
         task = model.encode_task(reference, episode.reference_masks.to(device), episode.reference_box.to(device))
-        used = task.without_memory() if episode.drop_memory else task
+        used = task.bare() if episode.drop_memory else task
         used = used.without_location() if episode.drop_location else used
         box = episode.query_box.to(device)
         evidence = model.compare(query, used, box)
         logits = upsample(model.decode(query, used, box, evidence), model.config.stem_stride)
     masks = episode.query_masks.to(device)
     loss = segmentation_loss(logits, masks, None if episode.query_valid is None else episode.query_valid.to(device))
-    if evidence is not None and not episode.drop_memory:
-        loss = loss + matching_loss(evidence, model.mask_decoder.evidence.matches, masks)
+    match = model.mask_decoder.evidence.match
+    if match is not None and not episode.drop_memory:
+        loss = loss + matching_loss(evidence[:, :, match], masks)
     if not torch.isfinite(loss):
         raise FloatingPointError(f"the loss is {loss.item()} on an episode of {episode.keys or 'synthetic tasks'}")
     gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)

@@ -62,7 +62,7 @@ def test_a_model_trained_without_parts_is_kept_so_and_evaluates(evaluate, raw_da
     done = subprocess.run([*command, *off], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     config = json.loads((run / "config.json").read_text("utf-8"))
-    assert (config["query_tokens"], config["high_resolution"], config["correspondence"]) == (0, False, False)
+    assert (config["query_tokens"], config["high_resolution"], config["registration"]) == (0, False, False)
     code, report = evaluate("--ablate", "--draws", "1", "--queries", "1", weights=run)
     assert code == 0
     assert [row["without"] for row in report["results"]] == [None, "prototypes", "location_prior"]

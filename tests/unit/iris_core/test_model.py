@@ -1,15 +1,11 @@
 """Properties of the whole model, at a tiny size and for every preset."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
-from iris_core.embeddings import combine
 from iris_core.model.iris import PARTS, PRESETS, Iris, IrisConfig, without
 from iris_core.model.losses import segmentation_loss
-from iris_core.model.mask_decoder import Evidence
-from iris_core.model.task_encoder import ATLAS, Task, as_coarse, places, resample
+from iris_core.model.task_encoder import as_coarse
 
 BOX = torch.tensor([[[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]]])
 
@@ -59,9 +55,9 @@ def test_batched_equals_one_by_one(tiny, episode):
 
 
 @torch.inference_mode()
-def test_a_task_without_memory_or_location_decodes(tiny, episode):
+def test_a_task_of_a_few_vectors_decodes(tiny, episode):
     image, masks, query = episode
-    logits = tiny.decode(tiny.encode_image(query), task(tiny, masks, image).without_memory().without_location(), BOX)
+    logits = tiny.decode(tiny.encode_image(query), task(tiny, masks, image).bare().without_location(), BOX)
     assert torch.isfinite(logits).all()
 
 
@@ -107,41 +103,10 @@ def test_a_coarse_mask_is_what_the_feature_grid_sees():
 
 def test_all_switches_off_is_the_papers_decoder(episode):
     image, masks, query = episode
-    off = dict.fromkeys(("prototypes", "location_prior", "correspondence", "spatial_memory"), False)
+    off = dict.fromkeys(("prototypes", "location_prior", "registration", "spatial_memory"), False)
     model = Iris(IrisConfig(**{**PRESETS["tiny"].to_dict(), **off}))
     assert model(image, masks, BOX, query, BOX).shape == (1, 3, 24, 16, 16)
     assert model.mask_decoder.evidence.n_maps == 0
-
-
-def test_correspondence_needs_the_memory():
-    with pytest.raises(ValueError, match="spatial_memory"):
-        IrisConfig(**{**PRESETS["tiny"].to_dict(), "spatial_memory": False})
-
-
-@torch.inference_mode()
-def test_a_match_with_itself_carries_the_mask_to_its_place():
-    """With keys that tell every position apart, correspondence returns the reference's own masks."""
-    masks = torch.nn.functional.interpolate(torch.rand(1, 3, 4, 4, 4), size=(16, 24, 32), mode="trilinear")
-    evidence = Evidence(0, False, True, True)
-    coarse = (6, 4, 4)
-    keys = torch.nn.functional.normalize(torch.eye(96)[None], dim=-1)
-    memory = torch.zeros(1, 1, *coarse)
-    task = replace(
-        Task.compact(torch.zeros(1, 3, 1, 1), torch.zeros(1, 3, 0), torch.zeros(1, 3, 0)),
-        memory_keys=keys,
-        memory_masks=torch.zeros(1, 3, 96),
-        memory_where=places(memory),
-        atlas=resample(masks, ATLAS)[:, :, None],
-    )
-    shape = tuple(masks.shape[2:])
-    carried, sure = evidence.carry_over(task, keys, coarse, shape).unbind(2)
-    inner = tuple(slice(n // 4, -(n // 4)) for n in shape)
-    blurred = torch.nn.functional.interpolate(task.atlas[:, :, 0], size=shape, mode="trilinear")
-    assert (carried - blurred)[..., *inner].abs().mean() < 0.05
-    assert (sure > 0.9).all()
-    twice = combine([task] * 2, torch.ones(2, 3))
-    assert twice.atlas.shape[2] == 2
-    assert torch.allclose(evidence.carry_over(twice, keys, coarse, shape)[:, :, 0], carried, atol=1e-4)
 
 
 def test_config_survives_json():

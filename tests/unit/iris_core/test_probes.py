@@ -88,7 +88,7 @@ def test_an_ablated_model_lacks_its_part_and_answers_otherwise(part, tiny, cases
         "prototypes": cut.prototypes,
         "location_prior": cut.location,
         "spatial_memory": cut.memory_keys,
-        "correspondence": cut.atlas,
+        "registration": cut.atlas,
     }.get(part, torch.zeros(1))
     assert not empty.any()
     if part != "high_resolution":  # nothing else is touched
@@ -103,4 +103,3 @@ def test_an_ablated_model_lacks_its_part_and_answers_otherwise(part, tiny, cases
 def test_a_model_can_lose_only_what_it_has(tiny):
     assert get_args(Part) == PARTS == tuple(parts_of(tiny.config))
     assert "foreground" not in parts_of(without(tiny.config, "query_tokens"))
-    assert "correspondence" not in parts_of(without(tiny.config, "spatial_memory"))

@@ -11,15 +11,16 @@ from iris_core.evaluation.metrics import dice, surface_dice
 from iris_core.evaluation.protocol import Score, draw_pairs, draw_pools, summarise
 from iris_core.intensity import detect_scheme, normalise
 from iris_core.model.iris import PRESETS, Iris
-from iris_core.model.task_encoder import ATLAS, Task
+from iris_core.model.registration import CHANNELS, KEPT
+from iris_core.model.task_encoder import Task
 
 
 def a_task(k=2, n=5) -> Task:
     torch.manual_seed(k)
     prototypes = torch.nn.functional.normalize(torch.randn(1, k, 3, 2, 8), dim=-1)
     compact = torch.randn(1, k, 4, 64), prototypes, torch.rand(1, k, 10)
-    where = torch.cat([torch.rand(1, n, 3), torch.zeros(1, n, 1)], -1)
-    return Task(*compact, torch.randn(1, n, 8), torch.rand(1, k, n), where, torch.rand(1, k, 1, *ATLAS))
+    windows = torch.rand(1, 1, CHANNELS + 1, *KEPT), torch.rand(1, 1, 3, 3), torch.rand(1, k, 1, *KEPT)
+    return Task(*compact, torch.randn(1, n, 8), torch.rand(1, k, n), *windows)
 
 
 def test_two_classes_never_share_a_name():
@@ -67,8 +68,7 @@ def test_combined_tasks_are_weighted_means_and_memories_joined():
     assert torch.allclose(both.tokens[:, 0], (first.tokens[:, 0] + 3 * second.tokens[:, 0]) / 4)
     assert torch.allclose(both.tokens[:, 1], second.tokens[:, 1])  # only the second shows this class
     assert both.memory_keys.shape[1] == 10
-    assert both.atlas.shape[2] == 2
-    assert (both.memory_where[0, 5:, 3] == second.memory_where[0, :, 3] + 1).all()  # windows are numbered through
+    assert both.anatomy.shape[1] == both.frames.shape[1] == both.atlas.shape[2] == 2
     assert torch.allclose(both.prototypes.norm(dim=-1), torch.ones(1))
 
 
