@@ -73,6 +73,7 @@ class Evidence(nn.Module):
         super().__init__()
         self.n_maps = 2 * prototype_levels + int(location_prior) + 2 * int(memory) + 2 * int(registration)
         self.registration = registration
+        self.trust = nn.Parameter(torch.tensor(8.0)) if registration else None
         first = 2 * prototype_levels + int(location_prior)
         self.match = first + 1 if memory else None  # sharp propagation: a mask itself, in [0, 1]
         self.prototype_scale = nn.Parameter(torch.full((prototype_levels,), 4.0))
@@ -99,6 +100,13 @@ class Evidence(nn.Module):
         if self.registration:
             maps.append(carry_over(task, seen, shape))
         return torch.cat(maps, 2)
+
+    def belief(self, maps: Tensor) -> Tensor | float:
+        """What registration alone would answer, as logits (b, K, *shape); 0 where T has nothing to register."""
+        if self.trust is None:
+            return 0.0
+        carried, certainty = maps[:, :, -2], maps[:, :, -1]
+        return self.trust * certainty * (2 * carried - 1)
 
     def similarity(self, task: Task, level: Tensor, i: int, shape: tuple) -> Tensor:
         unit = F.normalize(level.float(), dim=1)
@@ -145,7 +153,7 @@ def carry_over(task: Task, query: Window, shape: tuple[int, ...]) -> Tensor:
     """The reference's masks where registration finds them in the query, and how certain that is: (b, K, 2, *shape).
     Windows of T are averaged, the better they fit the more; a reference says nothing of a class that it lacks."""
     b, k = len(query.box), task.atlas.shape[1]
-    total, weight = task.tokens.new_zeros(b, k, 2, *shape), task.tokens.new_full((b, k, 1, *shape), 1e-6)
+    total, weight = (task.tokens.new_zeros(b, k, n, *shape, dtype=torch.float32) for n in (2, 1))
     for i, reference in enumerate(kept_windows(task, b)):
         places, certainty = register(query, reference, shape)
         atlas = task.atlas[:, :, i].float().expand(b, -1, -1, -1, -1)
@@ -153,7 +161,7 @@ def carry_over(task: Task, query: Window, shape: tuple[int, ...]) -> Tensor:
         share = known * (certainty**4 + 1e-4)[:, :, None]
         carried = torch.stack([read(atlas, places), certainty.expand(-1, k, -1, -1, -1)], 2)
         total, weight = total + carried * share, weight + share
-    return total / weight
+    return total / weight.clamp_min(1e-6)
 
 
 def _known(task: Task) -> Tensor | None:
@@ -197,4 +205,5 @@ class MaskDecoder(nn.Module):
         dot = einsum(embedding, fine, "b k c, b c x y z -> b k x y z") / fine.shape[1] ** 0.5 + self.bias
         if maps is None:
             return dot
+        dot = dot + self.evidence.belief(maps)
         return dot + self.head(torch.cat([dot[:, :, None], maps], 2), self.shared(fine))

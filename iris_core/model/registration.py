@@ -20,7 +20,7 @@ LEVELS = ((2, 8), (1, 8))  # cells of the descriptors' lattice a step's lattice 
 DAMPING = 0.05
 LONGEST_STEP = 1.5  # cells
 OUTSIDE = 0.1  # the squared difference that counts where the reference ends: about that of two unlike places
-SHARPNESS = 20.0  # of the certainty
+SHARPNESS = 10.0  # of the certainty
 KEPT = (32, 32, 32)  # of T: descriptors and masks of a reference's window, at any shape
 
 
@@ -77,21 +77,16 @@ def register(query: Window, reference: Window, shape: tuple[int, ...]) -> tuple[
     in the fields of view.
     """
     apart = _centre_in(reference, query)
-    field, coarse = torch.cat([torch.zeros_like(apart), apart])[:, :, None, None, None], True  # in voxels
-    for level, steps in LEVELS:
-        fixed, moving = query.at(level), reference.at(level)
-        if coarse:
-            both = (_twice(fixed), _twice(moving))
-            field, difference = _refine(*both, field, steps)
-            first, second = difference.mean((1, 2, 3, 4)).chunk(2)
-            better = (first <= second)[:, None, None, None, None]
-            field, coarse = torch.where(better, *field.chunk(2)), False
-        else:
-            field, difference = _refine(fixed, moving, field, steps)
-    certainty = torch.exp(-SHARPNESS * _smooth(difference))
+    field = torch.cat([torch.zeros_like(apart), apart])[:, :, None, None, None]  # in voxels
+    (coarse, steps), *finer = LEVELS
+    field, difference, seen = _refine(_twice(query.at(coarse)), _twice(reference.at(coarse)), field, steps)
+    first, second = (difference * seen + OUTSIDE * (1 - seen)).mean((1, 2, 3, 4)).chunk(2)
+    field = torch.where((first <= second)[:, None, None, None, None], *field.chunk(2))
+    for level, steps in finer:
+        field, difference, seen = _refine(query.at(level), reference.at(level), field, steps)
+    certainty = torch.exp(-SHARPNESS * _smooth(difference)) * seen
     field, certainty = (F.interpolate(part, size=shape, mode="trilinear") for part in (field, certainty))
-    edges = reference.edges[:, :, None, None, None]
-    return (_voxels(query.edges, shape) + field) / (edges / 2), certainty
+    return (_voxels(query.edges, shape) + field) / (reference.edges[:, :, None, None, None] / 2), certainty
 
 
 def _twice(it: Window) -> Window:
@@ -110,8 +105,9 @@ def _voxels(edges: Tensor, shape: tuple[int, ...]) -> Tensor:
     return torch.stack(torch.meshgrid(*lines, indexing="ij")) * edges[:, :, None, None, None]
 
 
-def _refine(query: Window, reference: Window, field: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """Gauss-Newton steps on the field (b, 3, …), in voxels; and what is left of the squared difference (b, 1, …)."""
+def _refine(query: Window, reference: Window, field: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Gauss-Newton steps on the field (b, 3, …), in voxels. With it, both (b, 1, …): what is left of the squared
+    difference, and 1 where both windows show something."""
     fixed, shape = query.descriptors, tuple(query.descriptors.shape[2:])
     places, half = _voxels(query.edges, shape), reference.edges[:, :, None, None, None] / 2
     cell = (query.edges / query.edges.new_tensor(shape))[:, :, None, None, None]
@@ -119,10 +115,10 @@ def _refine(query: Window, reference: Window, field: Tensor, steps: int) -> tupl
     moving, slopes = torch.cat([reference.descriptors * reference.valid, reference.valid], 1), _slopes(fixed)
 
     def compared() -> tuple[Tensor, Tensor, Tensor]:
-        found = read(moving, (places + field * cell) / half)
-        seen = found[:, -1:]
-        moved = found[:, :-1] / seen.clamp_min(1e-3)
-        return moved, (moved - fixed), query.valid * (seen > 0.5)
+        sampled = read(moving, (places + field * cell) / half)
+        seen = sampled[:, -1:]
+        moved = sampled[:, :-1] / seen.clamp_min(1e-3)
+        return moved, moved - fixed, query.valid * (seen > 0.5)
 
     eye = torch.eye(3, device=fixed.device)
     for _ in range(steps):
@@ -136,8 +132,7 @@ def _refine(query: Window, reference: Window, field: Tensor, steps: int) -> tupl
         step = torch.linalg.solve(matrix + (DAMPING * scale + 1e-8) * eye, vector)[..., 0].permute(0, 4, 1, 2, 3)
         field = _smooth(_smooth(field - step.clamp(-LONGEST_STEP, LONGEST_STEP)))
     _, left, weight = compared()
-    difference = (left**2).mean(1, keepdim=True) * weight + OUTSIDE * (1 - weight)
-    return field * cell, difference
+    return field * cell, (left**2).mean(1, keepdim=True), weight
 
 
 def read(volume: Tensor, places: Tensor) -> Tensor:
