@@ -20,12 +20,22 @@ def rotated(degrees=(20, -35, 50)) -> tuple[float, ...]:
     return (*turn[:, 0], *turn[:, 1])
 
 
-def write_series(folder: Path, orientation=AXIAL, order=(3, 0, 4, 1, 2), backwards=False, **tags) -> Path:
-    """A CT of SHAPE, 0.5 × 0.75 × 3 mm. order: number in the file names of each slice; backwards: instance numbers."""
+def noise() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return np.stack([rng.integers(-1000, 1000, SHAPE[1::-1], np.int16).T for _ in range(SHAPE[2])], -1)
+
+
+def write_series(
+    folder: Path, orientation=AXIAL, backwards=False, volume=None, spacing_mm=(0.5, 0.75, 3), **tags
+) -> Path:
+    """A CT, of noise if there is no volume (x, y, z) of int16. backwards: instance numbers. Names are in no order."""
     folder.mkdir(parents=True)
-    rng, study, series, frame = np.random.default_rng(0), *(generate_uid() for _ in range(3))
+    study, series, frame = (generate_uid() for _ in range(3))
     normal = np.cross(orientation[:3], orientation[3:])
-    for k in range(SHAPE[2]):
+    volume = noise() if volume is None else volume
+    columns, rows, slices = volume.shape
+    names = np.random.default_rng(1).permutation(slices)
+    for k in range(slices):
         part = Dataset()
         part.file_meta = FileMetaDataset()
         part.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -33,14 +43,14 @@ def write_series(folder: Path, orientation=AXIAL, order=(3, 0, 4, 1, 2), backwar
         part.file_meta.MediaStorageSOPInstanceUID = part.SOPInstanceUID = generate_uid()
         part.StudyInstanceUID, part.SeriesInstanceUID, part.FrameOfReferenceUID = study, series, frame
         part.Modality, part.PatientID, part.PatientName = "CT", "7", "Test^Patient"
-        part.InstanceNumber = SHAPE[2] - k if backwards else k + 1
+        part.InstanceNumber = slices - k if backwards else k + 1
         part.ImageOrientationPatient = [round(float(v), 9) for v in orientation]
-        part.ImagePositionPatient = [round(float(v), 6) for v in np.array([-20, 31, 4]) + 3 * k * normal]
-        part.PixelSpacing, part.SliceThickness = [0.75, 0.5], 3  # between rows, between columns
-        part.Rows, part.Columns, part.SamplesPerPixel, part.PhotometricInterpretation = 7, 9, 1, "MONOCHROME2"
+        part.ImagePositionPatient = [round(float(v), 6) for v in np.array([-20, 31, 4]) + spacing_mm[2] * k * normal]
+        part.PixelSpacing, part.SliceThickness = list(spacing_mm[1::-1]), spacing_mm[2]  # between rows, columns
+        part.Rows, part.Columns, part.SamplesPerPixel, part.PhotometricInterpretation = rows, columns, 1, "MONOCHROME2"
         part.BitsAllocated, part.BitsStored, part.HighBit, part.PixelRepresentation = 16, 16, 15, 1
-        part.PixelData = rng.integers(-1000, 1000, (7, 9), np.int16).tobytes()
+        part.PixelData = np.ascontiguousarray(volume[..., k].T, np.int16).tobytes()
         for keyword, value in tags.items():
             setattr(part, keyword, value)
-        part.save_as(folder / f"{order[k]}.dcm", enforce_file_format=True)
+        part.save_as(folder / f"{names[k]}.dcm", enforce_file_format=True)
     return folder

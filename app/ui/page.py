@@ -16,7 +16,7 @@ from app.session import KEPT_S, Sessions
 from app.ui import layout
 from app.ui.actions import SAMPLES, Actions
 from app.ui.looks import CSS, HEAD, THEME
-from app.ui.programs import Programs
+from app.ui.programs import Programs, spell_out
 from app.ui.views import Views
 from app.viewers.slices import PLANES
 from iris_core.case import InputError
@@ -61,6 +61,8 @@ def launch(weights: str, device: str, host: str, port: int, sample: bool, open_b
     if mcp and not find_spec("mcp"):
         raise InputError("--mcp needs gradio's own set of packages: pip install 'gradio[mcp]'")
     page = build(weights, device, sample)
+    if mcp:
+        spell_out(page)
     try:
         serve(page, server_name=host, server_port=port, inbrowser=open_browser, mcp_server=mcp)
     except OSError as error:

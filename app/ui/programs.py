@@ -1,5 +1,7 @@
 """The page's endpoints for programs: gradio_client, MCP. Their docstrings are what those show."""
 
+from functools import partial
+
 import gradio as gr
 
 from app.results import Result
@@ -7,6 +9,29 @@ from app.ui.actions import Actions
 from app.work import encode
 from iris_core.case import InputError
 from iris_core.strategies.memory_bank import known_classes
+
+
+def spell_out(page: gr.Blocks) -> None:
+    """Describe inputs of several files so that MCP can take them.
+
+    gradio (6.31) leaves references in the schema that MCP refuses, and would take each file for a string, which its own
+    endpoint then refuses. So references are written out, and what it knows a file by, a constant, is a choice of one.
+    """
+
+    def spelt(node, known: dict):
+        if isinstance(node, list):
+            return [spelt(item, known) for item in node]
+        if not isinstance(node, dict):
+            return node
+        known = known | node.get("$defs", {})
+        if "$ref" in node:
+            return spelt(known[node["$ref"].rsplit("/", 1)[-1]], known)
+        spelling = {key: spelt(value, known) for key, value in node.items() if key not in ("$defs", "const")}
+        return spelling | ({"enum": [node["const"]]} if "const" in node else {})
+
+    for block in page.blocks.values():
+        if isinstance(block, gr.File) and block.file_count == "multiple":
+            block.api_info = partial(spelt, block.api_info(), {})
 
 
 class Programs:

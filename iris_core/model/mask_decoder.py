@@ -6,7 +6,7 @@ from einops import einsum, rearrange
 from torch import Tensor, nn
 
 from iris_core.model.blocks import MLP, Attention, coordinates, exact, fourier
-from iris_core.model.registration import Window, read, register
+from iris_core.model.registration import Window, register, sample
 from iris_core.model.task_encoder import Task, kept_windows
 
 
@@ -159,7 +159,7 @@ def carry_over(task: Task, query: Window, shape: tuple[int, ...]) -> Tensor:
         atlas = task.atlas[:, :, i].float().expand(b, -1, -1, -1, -1)
         known = (atlas >= 0).all((2, 3, 4))[:, :, None, None, None, None]
         share = known * (certainty**4 + 1e-4)[:, :, None]
-        carried = torch.stack([read(atlas, places), certainty.expand(-1, k, -1, -1, -1)], 2)
+        carried = torch.stack([sample(atlas, places), certainty.expand(-1, k, -1, -1, -1)], 2)
         total, weight = total + carried * share, weight + share
     return total / weight.clamp_min(1e-6)
 

@@ -2,7 +2,7 @@
 
 Nothing here is learned, so it works as well on what no training showed. Images are described by the self-similarity of
 each place's neighbourhood (MIND-SSC: Heinrich et al., MICCAI 2013), which looks alike in any contrast. A smooth field
-then follows by Gauss-Newton steps on small neighbourhoods (Lucas and Kanade, 1981), coarse to fine. Ours, not the paper's.
+then follows by Gauss-Newton steps on small neighbourhoods (Lucas and Kanade, 1981), coarse to fine. The paper has none.
 """
 
 from dataclasses import dataclass
@@ -115,7 +115,7 @@ def _refine(query: Window, reference: Window, field: Tensor, steps: int) -> tupl
     moving, slopes = torch.cat([reference.descriptors * reference.valid, reference.valid], 1), _slopes(fixed)
 
     def compared() -> tuple[Tensor, Tensor, Tensor]:
-        sampled = read(moving, (places + field * cell) / half)
+        sampled = sample(moving, (places + field * cell) / half)
         seen = sampled[:, -1:]
         moved = sampled[:, :-1] / seen.clamp_min(1e-3)
         return moved, moved - fixed, query.valid * (seen > 0.5)
@@ -135,7 +135,7 @@ def _refine(query: Window, reference: Window, field: Tensor, steps: int) -> tupl
     return field * cell, (left**2).mean(1, keepdim=True), weight
 
 
-def read(volume: Tensor, places: Tensor) -> Tensor:
+def sample(volume: Tensor, places: Tensor) -> Tensor:
     """A volume (b, c, …) at places (b, 3, *shape) of its window, in [-1, 1]; zero outside."""
     return F.grid_sample(volume, places.flip(1).permute(0, 2, 3, 4, 1), padding_mode="zeros", align_corners=False)
 

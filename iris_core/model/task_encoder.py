@@ -25,8 +25,8 @@ class Task:
     tokens: (b, K, m + 1, C), T_f and T_c. prototypes: (b, K, levels, 2, P), foreground and background, unit length.
     location: (b, K, 10), 1, centre and raw second moments in the field of view.
     memory_keys: (b, N, M) reference positions; memory_masks: (b, K, N), how much of each is the class.
-    anatomy: (b, R, 13, A, A, A), descriptors of R windows and where those lie in the field of view; frames (b, R, 3, 3),
-    the windows' edges in voxels, lower and upper corners; atlas: (b, K, R, A, A, A), their masks, -1 if unknown.
+    anatomy: (b, R, 13, A, A, A), descriptors of R windows and where in them the field of view is; frames (b, R, 3, 3),
+    those windows' edges in voxels, lower and upper corners; atlas: (b, K, R, A, A, A), their masks, -1 if unknown.
     """
 
     tokens: Tensor

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 from browser_page import WAIT_MS, done, upload
+from dicom_files import write_series
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from playwright.sync_api import Page, expect
@@ -103,6 +105,28 @@ def test_several_references_several_queries_and_retrieval(page: Page, address: s
     expect(page.locator("#structures")).to_contain_text("was shown by")
     page.locator("#scans button.thumbnail-item, #scans .thumbnail-item").nth(3).click()
     expect(page.locator("#scan input")).to_have_value("query: second.nii.gz")
+
+
+def test_a_dicom_series_gets_a_mask_and_a_dicom_seg(page: Page, address: str, sample: Path, tmp_path: Path):
+    query = nibabel.load(sample / "query.nii.gz")
+    assert nibabel.aff2axcodes(query.affine) == ("R", "A", "S")
+    volume = np.asarray(query.dataobj)[::-1, ::-1]  # DICOM's x and y point to the left and to the back
+    spacing_mm = tuple(map(float, query.header.get_zooms()))
+    series = write_series(tmp_path / "series", volume=volume.round().astype(np.int16), spacing_mm=spacing_mm)
+    shutil.make_archive(str(tmp_path / "mr"), "zip", series)
+    page.goto(address)
+    upload(page, "references", sample / "reference.nii.gz")
+    upload(page, "masks", sample / "reference_mask.nii.gz")
+    upload(page, "queries", tmp_path / "mr.zip")
+    page.click("#segment")
+    done(page, "1 of 1")
+    found = nibabel.load(download(page, "results", "mr.nii.gz", tmp_path))
+    assert found.shape == query.shape
+    seg = pydicom.dcmread(download(page, "extras", "mr.seg.dcm", tmp_path))
+    assert seg.Modality == "SEG" and len(seg.SegmentSequence) == 2
+    truth = np.asarray(nibabel.load(sample / "query_mask.nii.gz").dataobj)[::-1, ::-1]
+    mask = nibabel.as_closest_canonical(found).get_fdata()[::-1, ::-1]
+    assert 2 * ((mask > 0) & (truth > 0)).sum() / ((mask > 0).sum() + (truth > 0).sum()) > 0.8
 
 
 def test_a_known_structure_needs_no_reference(page: Page, address: str, sample: Path):
