@@ -14,7 +14,7 @@ from torch import Tensor
 
 from iris_core.model.blocks import exact, inside
 
-CELL = 1.5  # voxels: the lattice on which neighbourhoods are compared
+CELL = 1.0  # voxels: the lattice on which neighbourhoods are compared
 CHANNELS = 12
 LEVELS = ((2, 8), (1, 8))  # cells of the descriptors' lattice a step's lattice is coarser by, Gauss-Newton steps
 DAMPING = 0.05
