@@ -22,7 +22,8 @@ MAX_CLASSES = 1024
 
 
 def save_task(path: Path, embedding: TaskEmbedding, weights_sha256: str, made_from: tuple[str, ...]) -> None:
-    """Write a task file: float16 tensors, and as JSON in the header what they mean. No voxels, no folders.
+    """Write a task file: float16 tensors, and as JSON in the header what they mean. No voxels (but the shape of the
+    anatomy: masks and descriptors), no folders.
 
     made_from: file names of the references; folders in them are left out.
     """

@@ -6,8 +6,10 @@ from einops import einsum, rearrange
 from torch import Tensor, nn
 
 from iris_core.model.blocks import MLP, Attention, coordinates, exact, fourier
-from iris_core.model.registration import Window, register, sample
+from iris_core.model.registration import Window, offset, register, sample
 from iris_core.model.task_encoder import Task, kept_windows
+
+NEAREST = 4  # windows of T that a window of a query is registered to, at most. Ours
 
 
 class TwoWayAttention(nn.Module):
@@ -151,10 +153,12 @@ class Evidence(nn.Module):
 @exact
 def carry_over(task: Task, query: Window, shape: tuple[int, ...]) -> Tensor:
     """The reference's masks where registration finds them in the query, and how certain that is: (b, K, 2, *shape).
-    Windows of T are averaged, the better they fit the more; a reference says nothing of a class that it lacks."""
+    Windows of T are averaged, the better they fit the more, the NEAREST to the query's place in the field of view if
+    there are many; a reference says nothing of a class that it lacks."""
     b, k = len(query.box), task.atlas.shape[1]
     total, weight = (task.tokens.new_zeros(b, k, n, *shape, dtype=torch.float32) for n in (2, 1))
-    for i, reference in enumerate(kept_windows(task, b)):
+    windows = list(enumerate(kept_windows(task, b)))
+    for i, reference in sorted(windows, key=lambda w: float(offset(w[1], query).norm(dim=1).mean()))[:NEAREST]:
         places, certainty = register(query, reference, shape)
         atlas = task.atlas[:, :, i].float().expand(b, -1, -1, -1, -1)
         known = (atlas >= 0).all((2, 3, 4))[:, :, None, None, None, None]

@@ -76,7 +76,7 @@ def register(query: Window, reference: Window, shape: tuple[int, ...]) -> tuple[
     The field begins with the centres of the windows on one another or, where that fits better, with the same place
     in the fields of view.
     """
-    apart = _centre_in(reference, query)
+    apart = offset(reference, query)
     field = torch.cat([torch.zeros_like(apart), apart])[:, :, None, None, None]  # in voxels
     (coarse, steps), *finer = LEVELS
     field, difference, seen = _refine(_twice(query.at(coarse)), _twice(reference.at(coarse)), field, steps)
@@ -93,7 +93,7 @@ def _twice(it: Window) -> Window:
     return Window(*(torch.cat([part] * 2) for part in (it.descriptors, it.valid, it.edges, it.box)))
 
 
-def _centre_in(reference: Window, query: Window) -> Tensor:
+def offset(reference: Window, query: Window) -> Tensor:
     """Voxels (b, 3) from the centre of the reference's window to the place of the query's centre."""
     low, high = reference.box.unbind(1)
     return ((query.box.mean(1) - low) / (high - low) - 0.5) * reference.edges
