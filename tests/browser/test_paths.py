@@ -120,7 +120,7 @@ def test_a_dicom_series_gets_a_mask_and_a_dicom_seg(page: Page, address: str, sa
     upload(page, "queries", tmp_path / "mr.zip")
     page.click("#segment")
     done(page, "1 of 1")
-    found = nibabel.load(download(page, "results", "mr.nii.gz", tmp_path))
+    found = nibabel.load(download(page, "downloads", "mr.nii.gz", tmp_path))
     assert found.shape == query.shape
     seg = pydicom.dcmread(download(page, "extras", "mr.seg.dcm", tmp_path))
     assert seg.Modality == "SEG" and len(seg.SegmentSequence) == 2
