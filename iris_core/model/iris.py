@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from iris_core.model.encoder import Encoder, UpPath
 from iris_core.model.mask_decoder import Evidence, MaskDecoder
-from iris_core.model.registration import describe, window
+from iris_core.model.registration import describe, described
 from iris_core.model.task_encoder import Task, TaskEncoder
 
 TASK_STRIDE = 4  # Eq. 3 needs C divisible by stride³ (paper.md): stride 4 is the coarsest that fits
@@ -189,7 +189,7 @@ class Iris(nn.Module):
         memory = query.up[1] if self.config.spatial_memory else None
         keys = None if memory is None else self.task_encoder.memory_keys(memory, box)
         coarse = None if memory is None else tuple(memory.shape[2:])
-        seen = None if query.descriptors is None else window(query.descriptors, query.shape, box)
+        seen = None if query.descriptors is None else described(query.descriptors, query.shape, box)
         return self.mask_decoder.evidence(task, levels, keys, seen, coarse, tuple(query.skips[0].shape[2:]), box)
 
     def decode(self, query: Features, task: Task, box: Tensor, evidence: Tensor | None = None) -> Tensor:

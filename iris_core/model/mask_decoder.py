@@ -6,7 +6,7 @@ from einops import einsum, rearrange
 from torch import Tensor, nn
 
 from iris_core.model.blocks import MLP, Attention, coordinates, exact, fourier
-from iris_core.model.registration import Window, offset, register, sample
+from iris_core.model.registration import Described, offset, register, sample
 from iris_core.model.task_encoder import Task, kept_windows
 
 NEAREST = 4  # windows of T that a window of a query is registered to, at most. Ours
@@ -87,7 +87,7 @@ class Evidence(nn.Module):
         task: Task,
         matching: list[Tensor],
         keys: Tensor | None,
-        seen: Window | None,
+        seen: Described | None,
         coarse: tuple,
         shape: tuple,
         box: Tensor,
@@ -151,7 +151,7 @@ class Evidence(nn.Module):
 
 @torch.no_grad()
 @exact
-def carry_over(task: Task, query: Window, shape: tuple[int, ...]) -> Tensor:
+def carry_over(task: Task, query: Described, shape: tuple[int, ...]) -> Tensor:
     """The reference's masks where registration finds them in the query, and how certain that is: (b, K, 2, *shape).
     Windows of T are averaged, the better they fit the more, the NEAREST to the query's place in the field of view if
     there are many; a reference says nothing of a class that it lacks."""

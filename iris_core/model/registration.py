@@ -17,7 +17,7 @@ from iris_core.model.blocks import exact, inside
 CELL = 1.0  # voxels: the lattice on which neighbourhoods are compared
 CHANNELS = 12
 LEVELS = ((2, 8), (1, 8))  # cells of the descriptors' lattice a step's lattice is coarser by, Gauss-Newton steps
-DAMPING = 0.05
+DAMPING = 0.05  # of the mean of the systems that are solved
 LONGEST_STEP = 1.5  # cells
 OUTSIDE = 0.1  # the squared difference that counts where the reference ends: about that of two unlike places
 SHARPNESS = 10.0  # of the certainty
@@ -25,7 +25,7 @@ KEPT = (32, 32, 32)  # of T: descriptors and masks of a reference's window, at a
 
 
 @dataclass(frozen=True)
-class Window:
+class Described:
     """A window to register. descriptors (b, 12, …) and, 1 inside of the field of view, valid (b, 1, …), on a lattice
     that spans the window; edges (b, 3) in voxels; box (b, 2, 3): its corners in the field of view."""
 
@@ -34,15 +34,15 @@ class Window:
     edges: Tensor
     box: Tensor
 
-    def at(self, level: int) -> "Window":
+    def at(self, level: int) -> "Described":
         """On a lattice that is coarser by a whole number."""
         descriptors, valid = (F.avg_pool3d(part, level) for part in (self.descriptors, self.valid))
-        return Window(descriptors, valid, self.edges, self.box)
+        return Described(descriptors, valid, self.edges, self.box)
 
 
-def window(descriptors: Tensor, shape: tuple[int, ...], box: Tensor) -> Window:
+def described(descriptors: Tensor, shape: tuple[int, ...], box: Tensor) -> Described:
     """shape: of the window in voxels."""
-    return Window(
+    return Described(
         descriptors,
         inside(box, tuple(descriptors.shape[2:])).expand(len(descriptors), -1, -1, -1, -1),
         box.new_tensor(shape).expand(len(descriptors), 3),
@@ -56,9 +56,8 @@ def describe(image: Tensor) -> Tensor:
     """Descriptors (b, 12, x', y', z') in [0, 1] of windows (b, 1, x, y, z), one for 2 × CELL voxels."""
     image = F.adaptive_avg_pool3d(image.float(), [4 * max(1, round(n / (4 * CELL))) for n in image.shape[2:]])
     padded, shape = F.pad(image, (2,) * 6, mode="replicate"), image.shape[2:]
-    sides = [torch.tensor(v) for v in ((-2, 0, 0), (2, 0, 0), (0, -2, 0), (0, 2, 0), (0, 0, -2), (0, 0, 2))]
-    cut = [[slice(2 + int(o), 2 + int(o) + n) for o, n in zip(side, shape, strict=True)] for side in sides]
-    near = [padded[(..., *where)] for where in cut]
+    sides = (-2, 0, 0), (2, 0, 0), (0, -2, 0), (0, 2, 0), (0, 0, -2), (0, 0, 2)
+    near = [padded[(..., *(slice(2 + o, 2 + o + n) for o, n in zip(side, shape, strict=True)))] for side in sides]
     pairs = [(a, b) for a, b in combinations(range(6), 2) if a // 2 != b // 2]  # of neighbours at a right angle
     distance = torch.cat([_smooth((near[a] - near[b]) ** 2) for a, b in pairs], 1)
     distance = distance - distance.amin(1, keepdim=True)
@@ -70,7 +69,7 @@ def describe(image: Tensor) -> Tensor:
 
 @torch.no_grad()
 @exact
-def register(query: Window, reference: Window, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+def register(query: Described, reference: Described, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Places (b, 3, *shape) in the reference's window, in [-1, 1], of the query's; and certainty (b, 1, *shape).
 
     The field begins with the centres of the windows on one another or, where that fits better, with the same place
@@ -89,11 +88,11 @@ def register(query: Window, reference: Window, shape: tuple[int, ...]) -> tuple[
     return (_voxels(query.edges, shape) + field) / (reference.edges[:, :, None, None, None] / 2), certainty
 
 
-def _twice(it: Window) -> Window:
-    return Window(*(torch.cat([part] * 2) for part in (it.descriptors, it.valid, it.edges, it.box)))
+def _twice(it: Described) -> Described:
+    return Described(*(torch.cat([part] * 2) for part in (it.descriptors, it.valid, it.edges, it.box)))
 
 
-def offset(reference: Window, query: Window) -> Tensor:
+def offset(reference: Described, query: Described) -> Tensor:
     """Voxels (b, 3) from the centre of the reference's window to the place of the query's centre."""
     low, high = reference.box.unbind(1)
     return ((query.box.mean(1) - low) / (high - low) - 0.5) * reference.edges
@@ -105,7 +104,7 @@ def _voxels(edges: Tensor, shape: tuple[int, ...]) -> Tensor:
     return torch.stack(torch.meshgrid(*lines, indexing="ij")) * edges[:, :, None, None, None]
 
 
-def _refine(query: Window, reference: Window, field: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+def _refine(query: Described, reference: Described, field: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
     """Gauss-Newton steps on the field (b, 3, …), in voxels. With it, both (b, 1, …): what is left of the squared
     difference, and 1 where both windows show something."""
     fixed, shape = query.descriptors, tuple(query.descriptors.shape[2:])

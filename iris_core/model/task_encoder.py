@@ -12,7 +12,7 @@ from einops import einsum, rearrange, repeat
 from torch import Tensor, nn
 
 from iris_core.model.blocks import MLP, Attention, coordinates, exact, fourier, inside
-from iris_core.model.registration import CHANNELS, KEPT, Window, window
+from iris_core.model.registration import CHANNELS, KEPT, Described, described
 
 EPSILON = 1e-6
 COMPACT = ("tokens", "prototypes", "location")  # the parts of a task without spatial memory
@@ -192,7 +192,7 @@ class TaskEncoder(nn.Module):
             keys, filled = self.memory_keys(memory, box), self.memory_masks(masks, memory, box)
             task = replace(task, memory_keys=keys, memory_masks=filled)
         if self.registration:
-            seen = window(descriptors, tuple(masks.shape[2:]), box)
+            seen = described(descriptors, tuple(masks.shape[2:]), box)
             anatomy = resample(torch.cat([seen.descriptors, seen.valid], 1), KEPT)[:, None]
             frames = torch.cat([seen.edges[:, None], seen.box], 1)[:, None]
             task = replace(task, anatomy=anatomy, frames=frames, atlas=resample(masks, KEPT)[:, :, None])
@@ -221,11 +221,11 @@ class TaskEncoder(nn.Module):
         return rearrange(share * valid - (1 - valid), "b k x y z -> b k (x y z)")
 
 
-def kept_windows(task: Task, b: int) -> list[Window]:
+def kept_windows(task: Task, b: int) -> list[Described]:
     """The windows that T holds to register a query with, for a batch of b."""
     anatomy, frames = task.anatomy.float().expand(b, *[-1] * 5), task.frames.expand(b, -1, -1, -1)
     return [
-        Window(seen[:, :CHANNELS], seen[:, CHANNELS:], frame[:, 0], frame[:, 1:])
+        Described(seen[:, :CHANNELS], seen[:, CHANNELS:], frame[:, 0], frame[:, 1:])
         for seen, frame in zip(anatomy.unbind(1), frames.unbind(1), strict=True)
     ]
 

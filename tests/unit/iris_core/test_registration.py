@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from iris_core.embeddings import combine
 from iris_core.model.mask_decoder import carry_over
-from iris_core.model.registration import describe, register, window
+from iris_core.model.registration import describe, described, register
 from iris_core.model.task_encoder import Task
 
 SHAPE = (48, 64, 48)
@@ -31,7 +31,7 @@ def cut(volume, shift=(0, 0, 0)):
 
 
 def seen(image, box=WHOLE):
-    return window(describe(image), tuple(image.shape[2:]), box)
+    return described(describe(image), tuple(image.shape[2:]), box)
 
 
 def places(shape, shift=(0, 0, 0)):
