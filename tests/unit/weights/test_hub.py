@@ -215,8 +215,8 @@ def test_a_changed_file_is_refused(hub, iris, pushed, tmp_path):
     assert "sha256.json must be there" in iris("pull", NAME).errors
     assert iris("pull", f"{NAME}@{pushed}").code == 0  # pinned
 
-    cached = max(tmp_path.glob("home/hub/models--*/blobs/*"), key=lambda p: p.stat().st_size)  # damage on this disk
-    cached.write_bytes(cached.read_bytes()[:-1] + b"!")
+    for cached in tmp_path.glob("home/hub/models--*/blobs/*"):  # damage on this disk
+        cached.write_bytes(cached.read_bytes()[:-1] + b"!")
     refused = iris("classes", "--weights", f"{NAME}@{pushed}", HF_HUB_OFFLINE="1")
     assert refused.code == 2
     assert "Delete" in refused.errors
