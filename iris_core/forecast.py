@@ -80,7 +80,7 @@ def window_seconds(model: Iris, embedding: TaskEmbedding, shape: tuple[int, int,
     def decode() -> float:
         started = time.perf_counter()
         with precision(device):
-            model.decode(model.encode_image(torch.zeros(1, 1, *shape, device=device)), task, box)[0].float().cpu()
+            model.decoded(torch.zeros(1, 1, *shape, device=device), task, box)[0].float().cpu()
         return time.perf_counter() - started
 
     first = decode()

@@ -60,8 +60,9 @@ def segment(
     would cut an MR's bright half off.
 
     locate: where the field of view takes MANY_WINDOWS or more and T has an overview, a coarse pass over the whole
-    query comes first. Each class that it is sure of is then looked for there alone; and if it is sure of all of them,
-    the windows cover only those places. Else, or if one of them is then not found there, they cover everything.
+    query comes first: by registration alone, then by the model for classes that registration is not sure of. Each class
+    that the pass is sure of is then looked for there alone; and if it is sure of all of them, the windows cover only
+    those places. Else, or if one of them is then not found there, they cover everything.
     """
     device = next(model.parameters()).device
     scheme = detect_scheme(query.image) if embedding.scheme == "ct" else embedding.scheme
@@ -83,7 +84,11 @@ def _locate(model: Iris, embedding: TaskEmbedding, volume: Tensor, grid: Working
     if overview is None:
         return None
     coarse = WorkingGrid(grid.shape, grid.spacing_mm, overview.spacing_mm)
-    logits = window_logits(model, overview.task, volume, coarse, device, lambda done, of: None)
+    logits = window_logits(model, overview.task, volume, coarse, device, answer=model.registered)
+    sure = _trust(logits) >= SURE
+    if not sure.all():
+        learnt = window_logits(model, overview.task, volume, coarse, device)
+        logits = torch.where(sure[:, None, None, None], logits, learnt)
     allowed = F.max_pool3d((logits > 0)[None].float(), 2 * MARGIN + 1, 1, MARGIN)[0] > 0
     return Region(coarse, allowed, _trust(logits) >= SURE)
 
@@ -118,9 +123,20 @@ def cover(model: Iris, grid: WorkingGrid, low=(0, 0, 0), high=None) -> list[tupl
 
 
 def window_logits(
-    model: Iris, task: Task, image: Tensor, grid: WorkingGrid, device: torch.device, progress, region=None
+    model: Iris,
+    task: Task,
+    image: Tensor,
+    grid: WorkingGrid,
+    device: torch.device,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+    region: Region | None = None,
+    answer: Callable[[Tensor, Task, Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Blended logits (K, *samples) over the working grid; one sample covers stem_stride voxels along each axis."""
+    """Blended logits (K, *samples) over the working grid; one sample covers stem_stride voxels along each axis.
+
+    answer: window (1, 1, x, y, z), T and box → logits; ``model.decoded`` if not given.
+    """
+    answer = answer or model.decoded
     stride = model.config.stem_stride
     samples = tuple(-(-n // stride) for n in grid.working_shape)
     k = task.tokens.shape[1]
@@ -144,7 +160,7 @@ def window_logits(
         cut = apply_matrices(image, grid.window_matrices(start, shape))[None, None].to(device)
         with precision(device):
             box = grid.box(start, shape)[None].to(device)
-            logits = model.decode(model.encode_image(cut), task, box)[0].float().cpu()
+            logits = answer(cut, task, box)[0].float().cpu()
         importance = _gaussian(tuple(n // stride for n in shape))
         where, part = [], []
         for first, n, limit in zip(start, importance.shape, samples, strict=True):

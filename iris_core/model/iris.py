@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from iris_core.model.encoder import Encoder, UpPath
-from iris_core.model.mask_decoder import Evidence, MaskDecoder
+from iris_core.model.mask_decoder import Evidence, MaskDecoder, carry_over
 from iris_core.model.registration import describe, described
 from iris_core.model.task_encoder import Task, TaskEncoder
 
@@ -202,12 +202,25 @@ class Iris(nn.Module):
         evidence = self.compare(query, task, box) if evidence is None else evidence
         return self.mask_decoder.logits(fine, tokens, evidence)
 
+    def decoded(self, image: Tensor, task: Task, box: Tensor) -> Tensor:
+        """``decode`` of an image (b, 1, x, y, z)."""
+        return self.decode(self.encode_image(image), task, box)
+
+    def registered(self, image: Tensor, task: Task, box: Tensor) -> Tensor:
+        """What registration alone says, without anything learnt but how far to trust it: logits as of ``decode``;
+        0 everywhere where T has nothing to register."""
+        shape = tuple(n // self.config.stem_stride for n in image.shape[2:])
+        if not self.config.registration:
+            return image.new_zeros(len(image), task.tokens.shape[1], *shape)
+        seen = described(describe(image), tuple(image.shape[2:]), box)
+        return self.mask_decoder.evidence.belief(carry_over(task, seen, shape))
+
     def forward(
         self, reference: Tensor, masks: Tensor, reference_box: Tensor, query: Tensor, query_box: Tensor
     ) -> Tensor:
         """One episode at full resolution: (b, K, x, y, z)."""
         task = self.encode_task(self.encode_image(reference), masks, reference_box)
-        return upsample(self.decode(self.encode_image(query), task, query_box), self.config.stem_stride)
+        return upsample(self.decoded(query, task, query_box), self.config.stem_stride)
 
 
 def upsample(logits: Tensor, stride: int) -> Tensor:

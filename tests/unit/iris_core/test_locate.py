@@ -24,13 +24,15 @@ def embedding(tiny):
 
 @pytest.fixture
 def passes(monkeypatch, embedding):
-    """Replaces the network by one that finds a ball at ``where[spacing]``; records (spacing, windows) of each pass."""
-    where: dict[float, np.ndarray | None] = {}
+    """Replaces the network by one that finds a ball at ``where[spacing]``, and registration by one that finds it at
+    ``where["registered"]``; records (spacing or "registered", sure) of each pass."""
+    where: dict[float | str, np.ndarray | None] = {"registered": None}
     seen = []
 
-    def logits(model, task, image, grid, device, progress, region=None):
+    def logits(model, task, image, grid, device, progress=None, region=None, answer=None):
         samples = tuple(-(-n // 2) for n in grid.working_shape)
-        centre = where[round(grid.working_mm / embedding.spacing_mm)]
+        which = "registered" if answer == model.registered else round(grid.working_mm / embedding.spacing_mm)
+        centre = where[which]
         found = torch.full((1, *samples), -5.0)
         if centre is not None:
             index = np.stack(np.meshgrid(*(np.arange(n) for n in samples), indexing="ij"), -1) * 2 * grid.working_mm
@@ -38,7 +40,7 @@ def passes(monkeypatch, embedding):
         if region is not None:
             allowed = inference._on(region, grid, samples, 2)
             found = found.masked_fill(~allowed, inference.ABSENT)
-        seen.append((round(grid.working_mm / embedding.spacing_mm), None if region is None else region.sure.tolist()))
+        seen.append((which, None if region is None else region.sure.tolist()))
         return found
 
     monkeypatch.setattr(inference, "window_logits", logits)
@@ -49,11 +51,14 @@ def segment(tiny, embedding, **options) -> np.ndarray:
     return inference.segment(tiny, embedding, Case(np.random.default_rng(1).normal(size=SHAPE), np.eye(4)), **options)
 
 
-def test_a_sure_coarse_pass_narrows_the_search(tiny, embedding, passes):
+@pytest.mark.parametrize("by", ["registered", 2])
+def test_a_sure_coarse_pass_narrows_the_search(tiny, embedding, passes, by):
+    """What registration is sure of, the model is not asked for."""
     where, seen = passes
-    where |= {2: np.array([60, 50, 45]), 1: np.array([60, 50, 45])}
+    where |= {by: np.array([60, 50, 45]), 1: np.array([60, 50, 45])}
     labels = segment(tiny, embedding)
-    assert seen == [(2, None), (1, [True])]
+    coarse = [("registered", None)] if by == "registered" else [("registered", None), (2, None)]
+    assert seen == [*coarse, (1, [True])]
     assert labels[60, 50, 45] == 1
 
 
@@ -62,7 +67,7 @@ def test_a_find_far_from_where_it_was_located_is_not_believed(tiny, embedding, p
     where, seen = passes
     where |= {2: np.array([20, 20, 20]), 1: np.array([100, 80, 70])}
     labels = segment(tiny, embedding)
-    assert seen == [(2, None), (1, [True]), (1, [False])]
+    assert seen == [("registered", None), (2, None), (1, [True]), (1, [False])]
     assert labels[100, 80, 70] == 1
 
 
@@ -70,7 +75,7 @@ def test_an_unsure_coarse_pass_leaves_the_whole_query(tiny, embedding, passes):
     where, seen = passes
     where |= {2: None, 1: np.array([100, 80, 70])}
     labels = segment(tiny, embedding)
-    assert seen == [(2, None), (1, [False])]
+    assert seen == [("registered", None), (2, None), (1, [False])]
     assert labels[100, 80, 70] == 1
 
 

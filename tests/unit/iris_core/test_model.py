@@ -61,6 +61,17 @@ def test_a_task_of_a_few_vectors_decodes(tiny, episode):
     assert torch.isfinite(logits).all()
 
 
+@torch.inference_mode()
+def test_what_registration_says_is_a_term_of_the_logits(tiny, episode):
+    image, masks, query = episode
+    t, said = task(tiny, masks, image), tiny.mask_decoder.evidence.belief
+    alone = tiny.registered(query, t, BOX)
+    assert alone.any() and alone.shape == tiny.decoded(query, t, BOX).shape
+    assert torch.equal(alone, said(tiny.compare(tiny.encode_image(query), t, BOX)))
+    assert not tiny.registered(query, t.bare(), BOX).any()
+    assert not Iris(without(tiny.config, "registration")).registered(query, t.bare(), BOX).any()
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_a_model_without_a_part_learns_and_is_another(part, episode, tiny):
     image, masks, query = episode
