@@ -3,6 +3,7 @@
 A command is one class.
 """
 
+import os
 import sys
 
 import tyro
@@ -34,7 +35,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit codes: 0 done; 1 some queries failed; 2 bad input; 130 interrupted."""
     command = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="iris", args=arguments)
     try:
-        return command.run()
+        code = command.run()
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever reads our output has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except InputError as error:
         print(f"iris: error: {error}", file=sys.stderr)
         return 2

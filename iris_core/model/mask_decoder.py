@@ -74,7 +74,6 @@ class Evidence(nn.Module):
     def __init__(self, prototype_levels: int, location_prior: bool, memory: bool, registration: bool) -> None:
         super().__init__()
         self.n_maps = 2 * prototype_levels + int(location_prior) + 2 * int(memory) + 2 * int(registration)
-        self.registration = registration
         self.trust = nn.Parameter(torch.tensor(8.0)) if registration else None
         first = 2 * prototype_levels + int(location_prior)
         self.match = first + 1 if memory else None  # sharp propagation: a mask itself, in [0, 1]
@@ -99,7 +98,7 @@ class Evidence(nn.Module):
             maps.append(self.location(task, shape, box)[:, :, None])
         if self.sharpness is not None:
             maps.append(self.propagate(task, keys, coarse, shape))
-        if self.registration:
+        if self.trust is not None:
             maps.append(carry_over(task, seen, shape))
         return torch.cat(maps, 2)
 

@@ -230,3 +230,19 @@ def test_figures_are_tagged_by_what_training_saw(raw_data):
     assert seen_tag(dataset, other, "val") == "unseen dataset, seen classes: core"
     assert seen_tag(dataset, {dataset.name: {}}, "val") == "seen dataset, unseen patients"
     assert seen_tag(dataset, {dataset.name: {}}, "all") == "seen dataset, patients in training"
+
+
+def test_a_reader_that_leaves_early_is_no_crash(tiny_weights):
+    """As in `iris classes | head -1`."""
+    import os
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "app.cli", "classes", "--weights", str(tiny_weights)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[3], stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
