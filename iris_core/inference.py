@@ -30,6 +30,7 @@ from iris_core.model.task_encoder import Task
 MAX_LOGIT_BYTES = 8 * 2**30
 MANY_WINDOWS = 4  # from here on, look where the structures are first. Ours
 SURE = 0.7  # mean probability inside what the coarse pass found. Ours
+SURE_REGISTERED = 0.85  # the same where registration alone found it
 MARGIN = 3  # samples of the coarse pass around what it found
 ABSENT = -20.0  # logit
 
@@ -85,12 +86,13 @@ def _locate(model: Iris, embedding: TaskEmbedding, volume: Tensor, grid: Working
         return None
     coarse = WorkingGrid(grid.shape, grid.spacing_mm, overview.spacing_mm)
     logits = window_logits(model, overview.task, volume, coarse, device, answer=model.registered)
-    sure = _trust(logits) >= SURE
+    sure = _trust(logits) >= SURE_REGISTERED
     if not sure.all():
         learnt = window_logits(model, overview.task, volume, coarse, device)
         logits = torch.where(sure[:, None, None, None], logits, learnt)
+        sure = sure | (_trust(learnt) >= SURE)
     allowed = F.max_pool3d((logits > 0)[None].float(), 2 * MARGIN + 1, 1, MARGIN)[0] > 0
-    return Region(coarse, allowed, _trust(logits) >= SURE)
+    return Region(coarse, allowed, sure)
 
 
 def coarse_pass(model: Iris, embedding: TaskEmbedding, grid: WorkingGrid) -> Overview | None:
