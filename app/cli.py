@@ -32,7 +32,7 @@ COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit codes: 0 done; 1 some queries failed; 2 bad input; 130 interrupted."""
+    """Exit codes: 0 done; 1 some queries failed, or nobody reads the output; 2 bad input; 130 interrupted."""
     command = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="iris", args=arguments)
     try:
         code = command.run()

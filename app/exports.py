@@ -48,7 +48,6 @@ def statistics(
     have, and an unknown confidence, is None.
     """
     orientation = Orientation.of(case.affine)
-    voxel_ml = abs(float(np.linalg.det(case.affine[:3, :3]))) / 1000
     rows = []
     for value, name in zip(values, names, strict=True):
         mask = labels == value
@@ -63,7 +62,7 @@ def statistics(
         inside = case.image[box][mask[box]].astype(np.float64)
         centre = case.affine @ [*(np.argwhere(mask[box]).mean(0) + first), 1]
         across_mm = ((last - first) * case.spacing_mm)[list(orientation.axes)]
-        row["volume_ml"] = row["voxels"] * voxel_ml
+        row["volume_ml"] = row["voxels"] * case.voxel_ml
         row |= {key: float(of(inside)) for key, of in INTENSITIES.items()}
         row["centroid_mm"] = [float(v) for v in centre[:3]]
         row["extent_mm"] = [float(v) for v in across_mm]

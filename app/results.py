@@ -106,7 +106,7 @@ def keep_scan(
         spacing_mm=spacing_mm,
         windows=presets(case.image),
         middle=best_position(index),
-        volumes_ml=volumes_ml(labels, values, tuple(classes), case.affine),
+        volumes_ml=volumes_ml(labels, values, tuple(classes), case.voxel_ml),
         **more,
     )
 

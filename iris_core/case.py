@@ -82,6 +82,11 @@ class Case:
         """Voxel size in mm along each axis of the array."""
         return np.linalg.norm(self.affine[:3, :3], axis=0)
 
+    @property
+    def voxel_ml(self) -> float:
+        """A voxel's volume in mL, the affine's determinant: axes need not be at right angles."""
+        return abs(float(np.linalg.det(self.affine[:3, :3]))) / 1000
+
     def present(self) -> tuple[LabelClass, ...]:
         """The classes that occur in this case's labels."""
         values = set() if self.labels is None else {int(v) for v in np.unique(self.labels)}

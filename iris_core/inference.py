@@ -30,7 +30,7 @@ from iris_core.model.task_encoder import Task
 MAX_LOGIT_BYTES = 8 * 2**30
 MANY_WINDOWS = 4  # from here on, look where the structures are first. Ours
 SURE = 0.7  # mean probability inside what the coarse pass found. Ours
-SURE_REGISTERED = 0.85  # the same where registration alone found it
+SURE_REGISTERED = 0.85  # the same where registration alone found it. Ours
 MARGIN = 3  # samples of the coarse pass around what it found
 ABSENT = -20.0  # logit
 

@@ -114,5 +114,5 @@ def _check(task: Task, model: Iris, k: int) -> None:
         if tuple(found.shape) != shape or not torch.isfinite(found).all():
             raise ValueError(f"{name} must be {shape} finite numbers, got {tuple(found.shape)}")
     edges, low, high = task.frames.unbind(2)
-    if (edges < 1).any() or (high <= low).any():
-        raise ValueError("frames must have edges of a voxel or more, and corners in order")
+    if (edges < 1).any() or (edges % config.multiple).any() or (high <= low).any():
+        raise ValueError(f"frames must have edges of multiples of {config.multiple} voxels, and corners in order")

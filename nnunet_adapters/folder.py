@@ -64,11 +64,10 @@ def named_outputs(queries: list[Path]) -> dict[str, Path]:
 
 
 def volumes_ml(
-    labels: np.ndarray, values: tuple[int, ...], names: tuple[str, ...], affine: np.ndarray
+    labels: np.ndarray, values: tuple[int, ...], names: tuple[str, ...], voxel_ml: float
 ) -> dict[str, float]:
-    """Class name → volume in mL. A voxel's is the affine's determinant: axes need not be at right angles."""
-    voxel = float(abs(np.linalg.det(affine[:3, :3]))) / 1000
-    return {name: int((labels == value).sum()) * voxel for value, name in zip(values, names, strict=True)}
+    """Class name → volume in mL."""
+    return {name: int((labels == value).sum()) * voxel_ml for value, name in zip(values, names, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -202,7 +201,7 @@ def _entry(
         "classes": dict(zip(map(str, task.values), task.names, strict=True)),
         "spacing_mm": task.spacing_mm,
         "intensity": task.scheme,
-        "volumes_ml": volumes_ml(labels, task.values, task.names, case.affine),
+        "volumes_ml": volumes_ml(labels, task.values, task.names, case.voxel_ml),
         "confidence": {name: round(value, 4) for name, value in trust.items()},
         **({"notes": chosen.notes} if chosen.notes else {}),
         "seconds": round(seconds, 3),

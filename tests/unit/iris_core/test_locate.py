@@ -79,6 +79,25 @@ def test_an_unsure_coarse_pass_leaves_the_whole_query(tiny, embedding, passes):
     assert labels[100, 80, 70] == 1
 
 
+def test_each_class_is_located_by_what_is_sure_of_it(tiny, embedding, monkeypatch):
+    """Registration is sure of the first class, the model of both, elsewhere."""
+
+    def logits(model, task, image, grid, device, answer=None):
+        found = torch.full((2, *(-(-n // 2) for n in grid.working_shape)), -5.0)
+        if answer == model.registered:
+            found[0, 5, 5, 5] = 5.0
+        else:
+            found[:, 20, 15, 15] = 5.0
+        return found
+
+    monkeypatch.setattr(inference, "window_logits", logits)
+    grid = inference.WorkingGrid(SHAPE, (1.0, 1.0, 1.0), embedding.spacing_mm)
+    region = inference._locate(tiny, embedding, torch.zeros(SHAPE), grid, torch.device("cpu"))
+    assert region.sure.tolist() == [True, True]
+    assert region.allowed[:, 5, 5, 5].tolist() == [True, False]
+    assert region.allowed[:, 20, 15, 15].tolist() == [False, True]
+
+
 def test_locating_can_be_left_out(tiny, embedding, passes):
     where, seen = passes
     where |= {1: np.array([100, 80, 70])}
