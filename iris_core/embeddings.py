@@ -64,6 +64,7 @@ def combine(tasks: list[Task], weights: Tensor) -> Task:
         anatomy=torch.cat([task.anatomy for task in tasks], 1),
         frames=torch.cat([task.frames for task in tasks], 1),
         atlas=torch.cat([task.atlas for task in tasks], 2),
+        familiarity=mean("familiarity"),
     )
 
 
@@ -171,6 +172,7 @@ def _with_classes(task: Task, names: tuple[str, ...], wanted: tuple[str, ...]) -
         location=pick(task.location, 0.0),
         memory_masks=pick(task.memory_masks, -1.0),
         atlas=pick(task.atlas, -1.0),
+        familiarity=pick(task.familiarity, 0.0),
     )
 
 

@@ -25,6 +25,7 @@ from iris_core.geometry import (
 )
 from iris_core.intensity import detect_scheme, normalise
 from iris_core.model.iris import Iris, precision
+from iris_core.model.mask_decoder import sureness
 from iris_core.model.task_encoder import Task
 
 MAX_LOGIT_BYTES = 8 * 2**30
@@ -72,7 +73,7 @@ def segment(
     grid = WorkingGrid(image.shape, spacing_mm, embedding.spacing_mm)
     region = _locate(model, embedding, volume, grid, device) if locate else None
     logits = window_logits(model, embedding.task, volume, grid, device, progress, region)
-    if region is not None and (lost := region.sure & (_trust(logits) < SURE)).any():
+    if region is not None and (lost := region.sure & (sureness(logits) < SURE)).any():
         region = replace(region, sure=region.sure & ~lost)
         logits = window_logits(model, embedding.task, volume, grid, device, progress, region)
     labels = labels_back(grid, logits, embedding.values, model.config.stem_stride, embedding.overlapping)
@@ -86,11 +87,11 @@ def _locate(model: Iris, embedding: TaskEmbedding, volume: Tensor, grid: Working
         return None
     coarse = WorkingGrid(grid.shape, grid.spacing_mm, overview.spacing_mm)
     logits = window_logits(model, overview.task, volume, coarse, device, answer=model.registered)
-    sure = _trust(logits) >= SURE_REGISTERED
+    sure = sureness(logits) >= SURE_REGISTERED
     if not sure.all():
         learnt = window_logits(model, overview.task, volume, coarse, device)
         logits = torch.where(sure[:, None, None, None], logits, learnt)
-        sure = sure | (_trust(learnt) >= SURE)
+        sure = sure | (sureness(learnt) >= SURE)
     allowed = F.max_pool3d((logits > 0)[None].float(), 2 * MARGIN + 1, 1, MARGIN)[0] > 0
     return Region(coarse, allowed, sure)
 
@@ -103,12 +104,6 @@ def coarse_pass(model: Iris, embedding: TaskEmbedding, grid: WorkingGrid) -> Ove
         if len(cover(model, coarse)) <= max(1, full // 4):
             return overview
     return None
-
-
-def _trust(logits: Tensor) -> Tensor:
-    """(K,): mean probability inside what was found, 0 where nothing was."""
-    found = logits > 0
-    return (logits.sigmoid() * found).sum((1, 2, 3)) / found.sum((1, 2, 3)).clamp_min(1)
 
 
 def cover(model: Iris, grid: WorkingGrid, low=(0, 0, 0), high=None) -> list[tuple[tuple, tuple]]:

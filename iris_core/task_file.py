@@ -108,6 +108,7 @@ def _check(task: Task, model: Iris, k: int) -> None:
         "anatomy": (1, windows, CHANNELS + 1, *KEPT),
         "frames": (1, windows, 3, 3),
         "atlas": (1, k, windows, *KEPT),
+        "familiarity": (1, k),
     }
     for name, shape in expected.items():
         found = getattr(task, name)
@@ -116,3 +117,5 @@ def _check(task: Task, model: Iris, k: int) -> None:
     edges, low, high = task.frames.unbind(2)
     if (edges < 1).any() or (edges % config.multiple).any() or (high <= low).any():
         raise ValueError(f"frames must have edges of multiples of {config.multiple} voxels, and corners in order")
+    if ((task.familiarity < 0) | (task.familiarity > 1)).any():
+        raise ValueError("familiarity must be between 0 and 1")

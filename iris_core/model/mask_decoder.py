@@ -10,6 +10,7 @@ from iris_core.model.registration import Described, offset, register, sample
 from iris_core.model.task_encoder import Task, kept_windows
 
 NEAREST = 4  # windows of T that a window of a query is registered to, at most. Ours
+SURE_OF = (0.75, 0.85)  # mean probability in what registration finds: from here on, and wholly, it is sure. Ours
 
 
 class TwoWayAttention(nn.Module):
@@ -102,10 +103,10 @@ class Evidence(nn.Module):
             maps.append(carry_over(task, seen, shape))
         return torch.cat(maps, 2)
 
-    def belief(self, maps: Tensor) -> Tensor | float:
+    def belief(self, maps: Tensor) -> Tensor:
         """What registration alone would answer, as logits (b, K, *shape); 0 where T has nothing to register."""
         if self.trust is None:
-            return 0.0
+            return torch.zeros_like(maps[:, :, 0])
         carried, certainty = maps[:, :, -2], maps[:, :, -1]
         return self.trust * certainty * (2 * carried - 1)
 
@@ -173,6 +174,12 @@ def _known(task: Task) -> Tensor | None:
     return None if torch.equal(known.amin(1), known.amax(1)) else known
 
 
+def sureness(logits: Tensor) -> Tensor:
+    """(…, x, y, z) → (…): mean probability inside what was found, 0 where nothing was."""
+    found = logits > 0
+    return (logits.sigmoid() * found).sum((-3, -2, -1)) / found.sum((-3, -2, -1)).clamp_min(1)
+
+
 def resize(volume: Tensor, shape: tuple[int, ...]) -> Tensor:
     return volume if volume.shape[2:] == shape else F.interpolate(volume, size=shape, mode="trilinear")
 
@@ -202,11 +209,18 @@ class MaskDecoder(nn.Module):
             self.shared = nn.Conv3d(fine_width, shared_features, 1)
             self.head = ClassHead(evidence.n_maps + 1, shared_features)
 
-    def logits(self, fine: Tensor, tokens: Tensor, maps: Tensor | None) -> Tensor:
-        """fine (b, C, x, y, z), T' (b, K, m + 1, W), evidence maps or None → (b, K, x, y, z)."""
+    def logits(self, fine: Tensor, tokens: Tensor, maps: Tensor | None, familiarity: Tensor) -> Tensor:
+        """fine (b, C, x, y, z), T' (b, K, m + 1, W), evidence maps or None, familiarity (b, K) → (b, K, x, y, z).
+
+        Registration's belief, and what the head makes of it: the less of that, the surer registration is of a class,
+        unless the class is familiar.
+        """
         embedding = self.class_embedding(tokens.mean(2))
         dot = einsum(embedding, fine, "b k c, b c x y z -> b k x y z") / fine.shape[1] ** 0.5 + self.bias
         if maps is None:
             return dot
-        dot = dot + self.evidence.belief(maps)
-        return dot + self.head(torch.cat([dot[:, :, None], maps], 2), self.shared(fine))
+        belief = self.evidence.belief(maps)
+        learnt = dot + self.head(torch.cat([(dot + belief)[:, :, None], maps], 2), self.shared(fine))
+        low, high = SURE_OF
+        kept = 1 - (1 - familiarity) * ((sureness(belief) - low) / (high - low)).clamp(0, 1)
+        return belief + kept[..., None, None, None] * learnt

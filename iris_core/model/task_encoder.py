@@ -27,6 +27,7 @@ class Task:
     memory_keys: (b, N, M) reference positions; memory_masks: (b, K, N), how much of each is the class.
     anatomy: (b, R, 13, A, A, A), descriptors of R windows and where in them the field of view is; frames (b, R, 3, 3),
     those windows' edges in voxels, lower and upper corners; atlas: (b, K, R, A, A, A), their masks, -1 if unknown.
+    familiarity: (b, K), 0 to 1, how much the head may change what registration is sure of.
     """
 
     tokens: Tensor
@@ -37,14 +38,15 @@ class Task:
     anatomy: Tensor
     frames: Tensor
     atlas: Tensor
+    familiarity: Tensor
 
     @classmethod
     def compact(cls, tokens: Tensor, prototypes: Tensor, location: Tensor) -> "Task":
-        """A task that is a few vectors per class, without spatial memory or anything to register."""
+        """A task that is a few vectors per class, all familiar, without spatial memory or anything to register."""
         b, k = tokens.shape[:2]
         empty = tokens.new_zeros
         memory, windows = (empty(b, 0, 0), empty(b, k, 0)), (empty(b, 0, CHANNELS + 1, *KEPT), empty(b, 0, 3, 3))
-        return cls(tokens, prototypes, location, *memory, *windows, empty(b, k, 0, *KEPT))
+        return cls(tokens, prototypes, location, *memory, *windows, empty(b, k, 0, *KEPT), tokens.new_ones(b, k))
 
     def map(self, function) -> "Task":
         """The same task with ``function`` applied to every tensor."""
@@ -58,7 +60,7 @@ class Task:
 
     def bare(self) -> "Task":
         """A few vectors per class."""
-        return Task.compact(self.tokens, self.prototypes, self.location)
+        return replace(Task.compact(self.tokens, self.prototypes, self.location), familiarity=self.familiarity)
 
     def without_location(self) -> "Task":
         return replace(self, location=torch.zeros_like(self.location))

@@ -126,6 +126,7 @@ def damaged(task, change):
         lambda about, t: t.update(tokens=t["tokens"] * float("nan")),
         lambda about, t: t.update({"overview0/frames": t["overview0/frames"][:, :, [0, 2, 1]]}),
         lambda about, t: t.update({"overview0/frames": t["overview0/frames"].flip(2)}),
+        lambda about, t: t.update(familiarity=t["familiarity"] + 2),
         lambda about, t: about.update(values=[1, 2]),
         lambda about, t: about.update(values=[0]),
         lambda about, t: about.update(names=["a", "b"]),
