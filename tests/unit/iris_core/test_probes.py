@@ -83,9 +83,7 @@ def test_an_ablated_model_lacks_its_part_and_answers_otherwise(part, tiny, cases
     case = cases["case0"]
     model = Ablated(tiny, part)
     full, cut = (encode(m, case, 1.0, "percentile", False).task for m in (tiny, model))
-    full, cut = (
-        replace(task, familiarity=torch.ones(1, 1)) for task in (full, cut)
-    )  # it is untrained
+    full, cut = (replace(task, familiarity=torch.ones(1, 1)) for task in (full, cut))  # it is untrained
     empty = {
         "foreground": cut.tokens[:, :, :1],
         "query_tokens": cut.tokens[:, :, 1:],
