@@ -157,7 +157,8 @@ class Job:
         self._keep(
             f"query: {query.name}",
             case, labels, truth,
-            confidence=trust, scores=measured, notes=notes, overlapping=chosen.embedding.overlapping,
+            confidence=trust, scores=measured, notes=notes,
+            unfamiliar=chosen.embedding.unfamiliar, overlapping=chosen.embedding.overlapping,
             name=query.name, uploads=self.uploads[query], mask=mask,
         )  # fmt: skip
         values, names = tuple(self.shown.values.values()), tuple(self.shown.values)

@@ -40,6 +40,11 @@ class TaskEmbedding:
     overlapping: bool = False
     overviews: tuple[Overview, ...] = ()
 
+    @property
+    def unfamiliar(self) -> tuple[str, ...]:
+        """The classes that the model hardly knows, so that a sure registration answers for them."""
+        return tuple(n for n, known in zip(self.names, self.task.familiarity[0].tolist(), strict=True) if known < 0.5)
+
 
 def combine(tasks: list[Task], weights: Tensor) -> Task:
     """Weighted mean of tasks over the same K classes, weights (n, K); a class averages over those that have it.
