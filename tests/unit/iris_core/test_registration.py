@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from iris_core.embeddings import combine
+from iris_core.model import registration
 from iris_core.model.mask_decoder import carry_over
-from iris_core.model.registration import describe, described, register
+from iris_core.model.registration import describe, described, register, sample
 from iris_core.model.task_encoder import Task
 
 SHAPE = (48, 64, 48)
@@ -51,6 +52,24 @@ def test_a_shift_is_found_in_any_contrast(anatomy):
         found, certainty = register(seen(repaint(cut(anatomy, shift))), seen(cut(anatomy)), SHAPE)
         assert apart(found, shift) < 1.0
         assert certainty[..., 8:-8, 8:-8, 8:-8].mean() > 0.5
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(1.3, (9, -8, 6)), (1.0, (14, -12, 10))])
+def test_what_lies_far_off_is_found_by_an_affine_map(scale, shift, monkeypatch):
+    n = 64
+    tissues = (smooth_noise([2 * n] * 3, 16 if scale == 1 else 12, 0) * 3).round()
+    here = places([n] * 3) * n / 2
+    there = here * scale + torch.tensor(shift)[:, None, None, None]
+    query, reference = (seen(sample(tissues, place / n)) for place in (there, here))
+    inside = (there.abs() < 0.9 * n / 2).all(1)
+
+    def apart():
+        found, _ = register(query, reference, (n,) * 3)
+        return float((found * n / 2 - there).norm(dim=1)[inside].mean())
+
+    assert apart() < 0.5
+    monkeypatch.setattr(registration, "BETTER", 0.0)  # no affine map is ever taken
+    assert apart() > 2
 
 
 def test_what_shows_something_else_is_uncertain(anatomy):
