@@ -20,6 +20,7 @@ CHANNELS = 12
 LEVELS = ((2, 8), (1, 8))  # cells of the descriptors' lattice a step's lattice is coarser by, Gauss-Newton steps
 AFFINE = ((4, 12), (2, 8))  # the same for an affine start
 BETTER = 0.85  # share of the difference near the structures that an affine start may leave at most, to be taken
+FEWEST = 3  # cells along an axis that tell an affine map
 NEAR = 5  # cells: a structure with its surroundings
 ELSEWHERE = 0.1  # weight of what is not near a structure, for an affine start
 DAMPING = 0.05  # of the mean of the systems that are solved
@@ -93,9 +94,10 @@ class _Match:
     near: Tensor
 
     def left(self, weight: Tensor) -> Tensor:
-        """(b): the weighted mean of the difference; where nothing is seen it is OUTSIDE."""
-        difference = self.difference * self.seen + OUTSIDE * (1 - self.seen)
-        return (difference * weight).sum((1, 2, 3, 4)) / weight.sum((1, 2, 3, 4)).clamp_min(1e-6)
+        """(b): the weighted mean of the difference; where nothing is seen it is OUTSIDE. Infinite without weight."""
+        difference, total = self.difference * self.seen + OUTSIDE * (1 - self.seen), weight.sum((1, 2, 3, 4))
+        mean = (difference * weight).sum((1, 2, 3, 4)) / total.clamp_min(1)
+        return torch.where(total < 1, torch.inf, mean)
 
     def or_else(self, other: "_Match", better: Tensor) -> "_Match":
         """This one of the batch where ``better`` (b) says so, else the other."""
@@ -130,7 +132,8 @@ def register(query: Described, reference: Described, shape: tuple[int, ...]) -> 
 def _mapped(query: Described, reference: Described, field: Tensor) -> _Match:
     """An affine map from a first field, and what the coarse level makes of it."""
     for level, steps in AFFINE:
-        field = _refine(query.at(level), reference.at(level), field, steps, _affine_step).field
+        if min(query.descriptors.shape[2:]) >= FEWEST * level:
+            field = _refine(query.at(level), reference.at(level), field, steps, _affine_step).field
     coarse, steps = LEVELS[0]
     return _refine(query.at(coarse), reference.at(coarse), field, steps)
 
