@@ -86,27 +86,28 @@ def encode(model: Iris, reference: Case, spacing_mm: float, scheme: str, overvie
     """T of every class that a reference shows, at a working spacing; with ``overviews`` at coarser ones too.
 
     A mask larger than a window is encoded window by window (no overlap) and averaged by each class's volume in them.
-    The vectors of T, without memory or registration, are asked for the classes in the reference itself: what the model
-    cannot find again there it does not know, and T's familiarity says so.
+    At the working spacing the vectors of T, without memory or registration, are asked for the classes in the reference
+    itself: what the model cannot find again there it does not know, and T's familiarity says so.
     """
     classes = reference.present()
     coarser = [spacing_mm * step for step in OVERVIEWS] if overviews else []
     volumes = Volumes.of(reference, scheme)
-    tasks = []
+    tasks, familiarity = [], None
     for working_mm in (spacing_mm, *coarser):
         parts, weights, again = [], [], []
         for window in reference_windows(model, volumes, working_mm):
             with precision(window.image.device):
                 features = model.encode_image(window.image)
                 parts.append(model.encode_task(features, window.masks, window.box))
-                if model.config.registration:
+                if model.config.registration and not tasks:
                     again.append(_found_again(model, features, parts[-1], window))
             weights.append(window.masks[0].sum((1, 2, 3)))
-        task = combine(parts, torch.stack(weights))
         if again:
             common, half = torch.stack(again).sum(0)
             low, high = FAMILIAR
-            task = replace(task, familiarity=((common / half.clamp_min(1e-6) - low) / (high - low)).clamp(0, 1))
+            familiarity = ((common / half.clamp_min(1e-6) - low) / (high - low)).clamp(0, 1)
+        task = combine(parts, torch.stack(weights))
+        task = task if familiarity is None else replace(task, familiarity=familiarity)
         tasks.append(task.map(lambda t: t.half().float()))  # as a task file keeps it
     return TaskEmbedding(
         task=tasks[0],
