@@ -61,7 +61,7 @@ def described(descriptors: Tensor, shape: tuple[int, ...], box: Tensor) -> Descr
     )
 
 
-def near(masks: Tensor) -> Tensor:
+def surroundings(masks: Tensor) -> Tensor:
     """1 near any class of masks (b, K, …), 0 elsewhere: (b, 1, …)."""
     return (F.max_pool3d(masks.float().amax(1, keepdim=True), NEAR, 1, NEAR // 2) > 0.25).float()
 
@@ -111,13 +111,13 @@ def register(query: Described, reference: Described, shape: tuple[int, ...]) -> 
     """Places (b, 3, *shape) in the reference's window, in [-1, 1], of the query's; and certainty (b, 1, *shape).
 
     The field begins with the centres of the windows on one another or, where that fits better, with the same place
-    in the fields of view; and with an affine map found from there, where that fits much better near the structures.
+    in the fields of view; or with an affine map found from either, where that fits much better near the structures.
     """
     (coarse, steps), *finer = LEVELS
     place = offset(reference, query)[:, :, None, None, None]  # in voxels
     starts = 0 * place, place
     centred, placed = (_refine(query.at(coarse), reference.at(coarse), start, steps) for start in starts)
-    everywhere = torch.ones_like(query.at(coarse).near)
+    everywhere = torch.ones_like(centred.near)
     found = centred.or_else(placed, centred.left(everywhere) <= placed.left(everywhere))
     centred, placed = (_mapped(query, reference, start) for start in starts)
     mapped = centred.or_else(placed, centred.left(centred.near) <= placed.left(placed.near))

@@ -12,7 +12,7 @@ from einops import einsum, rearrange, repeat
 from torch import Tensor, nn
 
 from iris_core.model.blocks import MLP, Attention, coordinates, exact, fourier, inside
-from iris_core.model.registration import CHANNELS, KEPT, Described, described, near
+from iris_core.model.registration import CHANNELS, KEPT, Described, described, surroundings
 
 EPSILON = 1e-6
 COMPACT = ("tokens", "prototypes", "location")  # the parts of a task without spatial memory
@@ -226,9 +226,10 @@ class TaskEncoder(nn.Module):
 def kept_windows(task: Task, b: int) -> list[Described]:
     """The windows that T holds to register a query with, for a batch of b."""
     anatomy, frames = task.anatomy.float().expand(b, *[-1] * 5), task.frames.expand(b, -1, -1, -1)
+    around = [surroundings(masks) for masks in task.atlas.unbind(2)]
     return [
-        Described(seen[:, :CHANNELS], seen[:, CHANNELS:], near(masks).expand(b, *[-1] * 4), frame[:, 0], frame[:, 1:])
-        for seen, masks, frame in zip(anatomy.unbind(1), task.atlas.unbind(2), frames.unbind(1), strict=True)
+        Described(seen[:, :CHANNELS], seen[:, CHANNELS:], near.expand(b, *[-1] * 4), frame[:, 0], frame[:, 1:])
+        for seen, near, frame in zip(anatomy.unbind(1), around, frames.unbind(1), strict=True)
     ]
 
 
