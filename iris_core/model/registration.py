@@ -119,23 +119,21 @@ def register(query: Described, reference: Described, shape: tuple[int, ...]) -> 
     centred, placed = (_refine(query.at(coarse), reference.at(coarse), start, steps) for start in starts)
     everywhere = torch.ones_like(centred.near)
     found = centred.or_else(placed, centred.left(everywhere) <= placed.left(everywhere))
-    centred, placed = (_mapped(query, reference, start) for start in starts)
-    mapped = centred.or_else(placed, centred.left(centred.near) <= placed.left(placed.near))
-    found = mapped.or_else(found, mapped.left(mapped.near) < BETTER * found.left(found.near))
+    (level, affine_steps), *last = AFFINE
+    if min(query.descriptors.shape[2:]) >= FEWEST * level:
+        centred, placed = (
+            _refine(query.at(level), reference.at(level), start, affine_steps, _affine_step) for start in starts
+        )
+        mapped = centred.or_else(placed, centred.left(centred.near) <= placed.left(placed.near))
+        for level, affine_steps in last:
+            mapped = _refine(query.at(level), reference.at(level), mapped.field, affine_steps, _affine_step)
+        mapped = _refine(query.at(coarse), reference.at(coarse), mapped.field, steps)
+        found = mapped.or_else(found, mapped.left(mapped.near) < BETTER * found.left(found.near))
     for level, steps in finer:
         found = _refine(query.at(level), reference.at(level), found.field, steps)
     certainty = torch.exp(-SHARPNESS * _smooth(found.difference)) * found.seen
     field, certainty = (F.interpolate(part, size=shape, mode="trilinear") for part in (found.field, certainty))
     return (_voxels(query.edges, shape) + field) / (reference.edges[:, :, None, None, None] / 2), certainty
-
-
-def _mapped(query: Described, reference: Described, field: Tensor) -> _Match:
-    """An affine map from a first field, and what the coarse level makes of it."""
-    for level, steps in AFFINE:
-        if min(query.descriptors.shape[2:]) >= FEWEST * level:
-            field = _refine(query.at(level), reference.at(level), field, steps, _affine_step).field
-    coarse, steps = LEVELS[0]
-    return _refine(query.at(coarse), reference.at(coarse), field, steps)
 
 
 def offset(reference: Described, query: Described) -> Tensor:
