@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from dicom_files import AXIAL, SHAPE, rotated, write_series
 
 from iris_core.case import InputError
 from iris_core.embeddings import TaskEmbedding
+from iris_core.model.task_encoder import Task
 from iris_core.strategies import Chosen
 from nnunet_adapters.dicom_seg import dicom_seg
 from nnunet_adapters.folder import segment_queries
@@ -93,7 +95,8 @@ def test_nothing_found_another_grid_and_poor_headers_are_told(tmp_path):
 
 
 def test_iris_segment_leaves_one_beside_the_mask_of_a_folder(tmp_path, capsys):
-    task = TaskEmbedding(task=None, values=(4,), names=("lung",), spacing_mm=1.0, scheme="ct")
+    vectors = Task.compact(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 0, 2, 1), torch.zeros(1, 1, 0))
+    task = TaskEmbedding(vectors, values=(4,), names=("lung",), spacing_mm=1.0, scheme="ct")
     found, empty = write_series(tmp_path / "found"), write_series(tmp_path / "empty", PixelData=bytes(126))
     kept = [found, empty], (), tmp_path / "out", False, {}
     for _ in range(2):  # the second run writes over the first
