@@ -99,25 +99,30 @@ def heads(numbers: tuple[str, ...], spoilt: bool):
         maps = open_label_maps(LABEL_MAPS)
         subjects = [maps.case(f"training_seg_{n}") for n in numbers]
         tissue = np.unique(np.concatenate([np.unique(head.labels) for head in subjects]))
-        classes = tuple(LabelClass(name, i + 1, (i + 1,)) for i, name in enumerate(BRAIN))
         for i in range(len(subjects)):
             for step in (1, 2):
                 rng = np.random.default_rng((i, step))
                 contrast, cases = Contrast.draw(rng, tissue), []
                 for head in (subjects[i], subjects[(i + step) % len(subjects)]):
-                    labels = torch.from_numpy(head.labels).long()
-                    image = paint(rng, labels, contrast)
+                    cases.append(_painted(rng, head, contrast, spoilt))
                     if spoilt:
-                        image = artefacts(rng, image, torch.zeros_like(labels, dtype=torch.bool))
                         shifted = contrast.mean + rng.normal(0, 0.05, len(tissue))
                         contrast = Contrast(tissue, shifted, contrast.deviation)
-                    wanted = np.zeros(head.labels.shape, np.int32)
-                    for value, members in enumerate(BRAIN.values(), 1):
-                        wanted[np.isin(head.labels, members)] = value
-                    cases.append(Case(image.numpy(), head.affine, wanted, classes, name=head.name))
                 yield Pair(*cases)
 
     return pairs
+
+
+def _painted(rng: np.random.Generator, head: Case, contrast: Contrast, spoilt: bool) -> Case:
+    labels = torch.from_numpy(head.labels).long()
+    image = paint(rng, labels, contrast)
+    if spoilt:
+        image = artefacts(rng, image, torch.zeros_like(labels, dtype=torch.bool))
+    wanted = np.zeros(head.labels.shape, np.int32)
+    for value, members in enumerate(BRAIN.values(), 1):
+        wanted[np.isin(head.labels, members)] = value
+    classes = tuple(LabelClass(name, i, (i,)) for i, name in enumerate(BRAIN, 1))
+    return Case(image.numpy(), head.affine, wanted, classes, name=head.name)
 
 
 SETS = {

@@ -25,13 +25,12 @@ from iris_core.geometry import (
 )
 from iris_core.intensity import detect_scheme, normalise
 from iris_core.model.iris import Iris, precision
-from iris_core.model.mask_decoder import sureness
+from iris_core.model.mask_decoder import SURE_OF, sureness
 from iris_core.model.task_encoder import Task
 
 MAX_LOGIT_BYTES = 8 * 2**30
 MANY_WINDOWS = 4  # from here on, look where the structures are first. Ours
 SURE = 0.7  # mean probability inside what the coarse pass found. Ours
-SURE_REGISTERED = 0.85  # the same where registration alone found it. Ours
 MARGIN = 3  # samples of the coarse pass around what it found
 ABSENT = -20.0  # logit
 
@@ -87,7 +86,7 @@ def _locate(model: Iris, embedding: TaskEmbedding, volume: Tensor, grid: Working
         return None
     coarse = WorkingGrid(grid.shape, grid.spacing_mm, overview.spacing_mm)
     logits = window_logits(model, overview.task, volume, coarse, device, answer=model.registered)
-    sure = sureness(logits) >= SURE_REGISTERED
+    sure = sureness(logits) >= SURE_OF[1]
     if not sure.all():
         learnt = window_logits(model, overview.task, volume, coarse, device)
         logits = torch.where(sure[:, None, None, None], logits, learnt)

@@ -11,6 +11,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from iris_core import checkpoint
 from iris_core.embeddings import MemoryBank
@@ -46,6 +47,12 @@ def ball(shape=(24, 20, 22), centre=(11, 9, 10), radius=6.0, spacing=(1.0, 1.0, 
     """A smooth structure: a ball, in mm."""
     index = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), -1)
     return np.linalg.norm((index - np.array(centre)) * np.array(spacing), axis=-1) <= radius
+
+
+def smooth_noise(shape, cells: int, seed: int) -> torch.Tensor:
+    """(1, 1, *shape); times a few and rounded it is an image of a few tissues."""
+    noise = torch.randn(1, 1, *[max(2, n // cells) for n in shape], generator=torch.Generator().manual_seed(seed))
+    return F.interpolate(noise, size=shape, mode="trilinear")
 
 
 def write_nifti(path: Path, array: np.ndarray, affine=None) -> Path:

@@ -10,7 +10,7 @@ from iris_core.model.registration import Described, offset, register, sample
 from iris_core.model.task_encoder import Task, kept_windows
 
 NEAREST = 4  # windows of T that a window of a query is registered to, at most. Ours
-SURE_OF = (0.75, 0.85)  # mean probability in what registration finds: from here on, and wholly, it is sure. Ours
+SURE_OF = (0.75, 0.85)  # mean probability in what registration alone finds: from here on, and wholly, it is sure. Ours
 
 
 class TwoWayAttention(nn.Module):

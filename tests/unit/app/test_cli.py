@@ -243,7 +243,9 @@ def test_a_reader_that_leaves_early_is_no_crash(tiny_weights):
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, "-m", "app.cli", "classes", "--weights", str(tiny_weights)]
-    done = subprocess.run(command, cwd=Path(__file__).parents[3], stdout=writing, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[3], stdout=writing, stderr=subprocess.PIPE, encoding="utf-8"
+    )
     os.close(writing)
     assert "Traceback" not in done.stderr
     assert "Exception" not in done.stderr

@@ -59,7 +59,7 @@ def test_a_model_trained_without_parts_is_kept_so_and_evaluates(evaluate, raw_da
     arguments += ["--iterations", "2", "--workers", "0", "--device", "cpu", "--synthetic", "0"]
     command = [sys.executable, "-m", "app.cli", *map(str, arguments)]  # a process of its own: it handles signals
     off = ["--without", "query_tokens", "high_resolution", "spatial_memory", "registration"]
-    done = subprocess.run([*command, *off], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([*command, *off], cwd=ROOT, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     config = json.loads((run / "config.json").read_text("utf-8"))
     assert (config["query_tokens"], config["high_resolution"], config["registration"]) == (0, False, False)

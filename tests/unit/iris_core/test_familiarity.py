@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torch.nn.functional as F
+from conftest import smooth_noise
 
 from iris_core.model.mask_decoder import SURE_OF, sureness
 
@@ -15,8 +15,7 @@ SHAPE = (48, 64, 48)
 @pytest.fixture(scope="module")
 def tissues():
     """A piecewise constant image."""
-    noise = torch.randn(1, 1, 5, 6, 5, generator=torch.Generator().manual_seed(0))
-    return (F.interpolate(noise, size=SHAPE, mode="trilinear") * 3).round()
+    return (smooth_noise(SHAPE, 10, 0) * 3).round()
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import smooth_noise
 
 from iris_core.embeddings import combine
 from iris_core.model import registration
@@ -14,11 +15,6 @@ from iris_core.model.task_encoder import Task
 
 SHAPE = (48, 64, 48)
 WHOLE = torch.tensor([[[-1.0] * 3, [1.0] * 3]])
-
-
-def smooth_noise(shape, cells, seed):
-    noise = torch.randn(1, 1, *[max(2, n // cells) for n in shape], generator=torch.Generator().manual_seed(seed))
-    return F.interpolate(noise, size=shape, mode="trilinear")
 
 
 @pytest.fixture(scope="module")

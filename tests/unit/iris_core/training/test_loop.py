@@ -28,7 +28,7 @@ def start(raw_data, output, *extra) -> subprocess.Popen:
         cwd=ROOT,
         env=environment,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         start_new_session=True,
     )
 
