@@ -5,13 +5,14 @@
     python benchmarks/registration.py --validation 4 101 --draws 5
 
 --sets takes the pairs of held_out.py, --validation the pairs of `iris evaluate --split val --seed 0`. SyN is
-antspyx's own default (affine, then SyN on mutual information) at full resolution. "carried" is Iris without anything
-learned: the mask where its own registration puts it. Seconds are a pair's: for Iris encoding and segmenting, for SyN
-registering and carrying the mask over.
+antspyx's own default (affine, then SyN on mutual information) at full resolution; where it gives up with an error its
+mask counts as empty, and "failed" says how often. "carried" is Iris without anything learned: the mask where its own
+registration puts it. Seconds are a pair's: for Iris encoding and segmenting, for SyN registering and carrying over.
 """
 
 import argparse
 import csv
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,14 +41,18 @@ class Carried(Iris):
     decoded = Iris.registered
 
 
-def syn(reference: Case, query: Case) -> np.ndarray:
-    """Labels on the query's RAS+ grid."""
+def syn(reference: Case, query: Case) -> np.ndarray | None:
+    """Labels on the query's RAS+ grid; None where SyN gives up."""
     volumes = []
     for case, array in ((query, query.image), (reference, reference.image), (reference, reference.labels)):
         array, spacing_mm = oriented(case, array)
         volumes.append(ants.from_numpy(np.ascontiguousarray(array, np.float32), spacing=spacing_mm))
     fixed, moving, mask = volumes
-    found = ants.registration(fixed, moving, type_of_transform="SyN")
+    try:
+        found = ants.registration(fixed, moving, type_of_transform="SyN")
+    except RuntimeError as error:
+        print(f"{query.name}: {error}", file=sys.stderr)
+        return None
     moved = ants.apply_transforms(fixed, mask, found["fwdtransforms"], interpolator="nearestNeighbor")
     for path in set(found["fwdtransforms"] + found["invtransforms"]):
         Path(path).unlink(missing_ok=True)
@@ -74,7 +79,7 @@ def main() -> None:
     carried = Carried(service.checkpoint.model)
     work = {name: held_out(name, arguments.raw_data) for name in arguments.sets}
     work |= {i: validation(i, arguments.draws, service, arguments.raw_data) for i in arguments.validation}
-    print("set            pairs   Iris Dice   carried   SyN Dice   Iris s   SyN s   SyN s / Iris s", flush=True)
+    print("set            pairs   Iris Dice   carried   SyN Dice  failed   Iris s   SyN s   SyN s ÷ Iris s", flush=True)
     for name, pairs in work.items():
         of_set = []
         for pair in pairs:
@@ -86,19 +91,20 @@ def main() -> None:
             theirs = syn(pair.reference, asked)
             ended = time.perf_counter()
             truth, _ = oriented(pair.query, pair.query.labels)
-            registered = Pair(pair.reference, Case(truth.astype(np.float32), np.eye(4), truth)).dice(theirs)
+            carried_over = np.zeros_like(truth) if theirs is None else theirs
+            registered = Pair(pair.reference, Case(truth.astype(np.float32), np.eye(4), truth)).dice(carried_over)
             alone = pair.dice(segment(carried, task, asked))
-            of_set.append((pair.dice(ours), alone, registered, between - started, ended - between))
+            of_set.append((pair.dice(ours), alone, registered, theirs is None, between - started, ended - between))
             rows.append((name, pair.reference.name, pair.query.name, *of_set[-1]))
-        ours, alone, theirs, fast, slow = np.mean(of_set, 0)
+        ours, alone, theirs, failed, fast, slow = np.mean(of_set, 0)
         print(
-            f"{name:13s} {len(of_set):6d} {ours:11.3f} {alone:9.3f} {theirs:10.3f}"
+            f"{name:13s} {len(of_set):6d} {ours:11.3f} {alone:9.3f} {theirs:10.3f} {failed * len(of_set):7.0f}"
             f" {fast:8.2f} {slow:7.2f} {slow / fast:10.1f}",
             flush=True,
         )
     if arguments.output:
         with open(arguments.output, "w", newline="") as file:
-            columns = "set", "reference", "query", "iris", "carried", "syn", "iris_s", "syn_s"
+            columns = "set", "reference", "query", "iris", "carried", "syn", "syn_failed", "iris_s", "syn_s"
             csv.writer(file).writerows([columns, *rows])
 
 
