@@ -43,11 +43,14 @@ class Carried(Iris):
 
 def syn(reference: Case, query: Case) -> np.ndarray | None:
     """Labels on the query's RAS+ grid; None where SyN gives up."""
-    volumes = []
-    for case, array in ((query, query.image), (reference, reference.image), (reference, reference.labels)):
+
+    def volume(case: Case, array: np.ndarray) -> ants.ANTsImage:
         array, spacing_mm = oriented(case, array)
-        volumes.append(ants.from_numpy(np.ascontiguousarray(array, np.float32), spacing=spacing_mm))
-    fixed, moving, mask = volumes
+        return ants.from_numpy(np.ascontiguousarray(array, np.float32), spacing=spacing_mm)
+
+    # from 0 up: SyN begins with the centres of mass on one another
+    fixed, moving = (volume(case, case.image - case.image.min()) for case in (query, reference))
+    mask = volume(reference, reference.labels)
     try:
         found = ants.registration(fixed, moving, type_of_transform="SyN")
     except RuntimeError as error:
