@@ -14,7 +14,6 @@ from playwright.sync_api import Page, expect
 
 ROOT = Path(__file__).parents[1]
 WAIT_MS = 60_000
-expect.set_options(timeout=WAIT_MS)
 
 
 def serve(command: list[str], temporary: Path, **environment: str):
@@ -60,11 +59,11 @@ def _answers(address: str) -> bool:
 def upload(page: Page, part: str, *paths: Path) -> None:
     page.set_input_files(f"#{part} input[type=file]", paths)
     for path in paths:
-        expect(page.locator(f"#{part}").get_by_text(path.name.split(".")[0]).first).to_be_visible()
+        expect(page.locator(f"#{part}").get_by_text(path.name.split(".")[0]).first).to_be_visible(timeout=WAIT_MS)
 
 
 def done(page: Page, queries: str) -> None:
     """Wait for a result; queries: '1 of 1'."""
-    expect(page.locator("#status")).to_contain_text(f"{queries} queries segmented")
-    expect(page.locator("#view3d canvas").first).to_be_visible()
-    expect(page.locator("#views")).to_contain_text("html")  # the last event of a run
+    expect(page.locator("#status")).to_contain_text(f"{queries} queries segmented", timeout=WAIT_MS)
+    expect(page.locator("#view3d canvas").first).to_be_visible(timeout=WAIT_MS)
+    expect(page.locator("#views")).to_contain_text("html", timeout=WAIT_MS)  # the last event of a run

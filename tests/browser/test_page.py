@@ -48,8 +48,8 @@ def test_a_mask_from_the_page_is_that_of_the_terminal(page: Page, address: str, 
     upload(page, "masks", files / "known-mask.nii.gz")
     upload(page, "queries", files / "patient 7.nii.gz")
     page.click("#segment")
-    expect(page.locator("#status")).to_contain_text("1 of 1 queries segmented")
-    expect(page.locator("#view3d canvas").first).to_be_visible()
+    expect(page.locator("#status")).to_contain_text("1 of 1 queries segmented", timeout=WAIT_MS)
+    expect(page.locator("#view3d canvas").first).to_be_visible(timeout=WAIT_MS)
     expect(page.locator("#structures")).to_contain_text("confidence")
 
     # slices follow their sliders, and the browser is told not to store them
@@ -81,7 +81,7 @@ def test_a_mask_from_the_page_is_that_of_the_terminal(page: Page, address: str, 
     page.mouse.down()
     page.mouse.move(x + 120, y + 40, steps=5)
     page.mouse.up()
-    page.wait_for_function(f"before => Math.abs({CAMERA}.x - before) > 0.05", arg=eye["x"], timeout=WAIT_MS)
+    page.wait_for_function(f"before => Math.abs({CAMERA}.x - before) > 0.05", arg=eye["x"])
 
     with page.expect_download() as download:
         page.locator("#downloads a").first.click()
@@ -97,7 +97,7 @@ def test_a_mask_from_the_page_is_that_of_the_terminal(page: Page, address: str, 
 def test_a_bad_mask_gets_the_message_of_the_terminal(page: Page, address: str, files: Path, mask: str):
     page.goto(address)
     page.click("#segment")
-    expect(page.locator("#status")).to_contain_text("Add at least one query first")
+    expect(page.locator("#status")).to_contain_text("Add at least one query first", timeout=WAIT_MS)
     expect(page.locator("#cancel")).to_be_hidden()
     expect(page.get_by_test_id("toast-body")).to_have_count(1)
     upload(page, "references", files / "known.nii.gz")
@@ -108,8 +108,8 @@ def test_a_bad_mask_gets_the_message_of_the_terminal(page: Page, address: str, f
     assert failed.returncode == 2
     message = failed.stderr.splitlines()[-1].removeprefix("iris: error: ")
     assert message.startswith(mask)
-    expect(page.get_by_test_id("toast-body").get_by_text(message)).to_be_visible()
-    expect(page.locator("#checks")).to_contain_text(message)  # it says so before the run too
+    expect(page.get_by_test_id("toast-body").get_by_text(message)).to_be_visible(timeout=WAIT_MS)
+    expect(page.locator("#checks")).to_contain_text(message, timeout=WAIT_MS)  # it says so before the run too
     expect(page.locator("#result")).to_be_hidden()
 
 
@@ -119,10 +119,10 @@ def test_app_py_opens_with_a_sample_keeps_it_at_home_and_forgets_it(page: Page, 
     environment = {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": "PORT"}
     for address in serve(["app.py"], tmp_path, **environment):
         page.goto(address)
-        expect(page.locator("#view3d canvas").first).to_be_visible()
+        expect(page.locator("#view3d canvas").first).to_be_visible(timeout=WAIT_MS)
         expect(page.locator("#structures")).to_contain_text("Posterior")
         page.click("#sample-heart")
-        expect(page.locator("#structures")).to_contain_text("left ventricle cavity")
+        expect(page.locator("#structures")).to_contain_text("left ventricle cavity", timeout=WAIT_MS)
         assert page.evaluate("localStorage.length + sessionStorage.length") == 0
         assert list(tmp_path.rglob("*.npy")) and list(tmp_path.rglob("*.nii.gz"))
         page.close()

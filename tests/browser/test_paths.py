@@ -58,7 +58,7 @@ def test_look_measure_correct_and_take_away(page: Page, address: str, sample: Pa
     traces = "document.querySelector('#view3d .js-plotly-plot').data.filter(t => t.type == 'surface').length"
     assert page.evaluate(traces) == 0
     check(page, "planes")
-    page.wait_for_function(f"() => {traces} == 3", timeout=WAIT_MS)
+    page.wait_for_function(f"() => {traces} == 3")
 
     # everything to take away
     with zipfile.ZipFile(download(page, "extras", "everything.zip", tmp_path)) as everything:
@@ -81,7 +81,7 @@ def test_look_measure_correct_and_take_away(page: Page, address: str, sample: Pa
     upload(page, "queries", tmp_path / "next.nii.gz")
     page.locator("#truths button[aria-label='Clear']").first.click()
     page.keyboard.press("Control+Enter")
-    expect(page.locator("#scans")).to_contain_text("reference: query.nii.gz")
+    expect(page.locator("#scans")).to_contain_text("reference: query.nii.gz", timeout=WAIT_MS)
     done(page, "1 of 1")
 
 
@@ -95,8 +95,8 @@ def test_several_references_several_queries_and_retrieval(page: Page, address: s
     upload(page, "references", tmp_path / "a.nii.gz", tmp_path / "b.nii.gz")
     upload(page, "masks", tmp_path / "b_mask.nii.gz", tmp_path / "a_mask.nii.gz")
     upload(page, "queries", tmp_path / "first.nii.gz", tmp_path / "second.nii.gz")
-    expect(page.locator("#checks")).to_contain_text("a.nii.gz with a_mask.nii.gz")
-    expect(page.locator("#checks")).to_contain_text("2 queries: about")
+    expect(page.locator("#checks")).to_contain_text("a.nii.gz with a_mask.nii.gz", timeout=WAIT_MS)
+    expect(page.locator("#checks")).to_contain_text("2 queries: about", timeout=WAIT_MS)
     choose(page, "strategy", "retrieval")
     expect(page.locator("#strategy")).to_contain_text("each structure comes from")
     expect(page.get_by_text("References for each structure")).to_be_visible()
@@ -137,7 +137,7 @@ def test_a_known_structure_needs_no_reference(page: Page, address: str, sample: 
     page.get_by_role("option", name="Dataset004_Hippocampus/Anterior").click()
     page.keyboard.press("Tab")
     page.get_by_role("button", name="Atlas").click()
-    expect(page.locator("#atlas .js-plotly-plot")).to_contain_text("Dataset004")
+    expect(page.locator("#atlas .js-plotly-plot")).to_contain_text("Dataset004", timeout=WAIT_MS)
     page.click("#segment")
     done(page, "1 of 1")
     expect(page.locator("#structures")).to_contain_text("Dataset004_Hippocampus/Anterior")
@@ -152,9 +152,9 @@ def test_a_run_can_be_cancelled(page: Page, address: str):
     steps.fill("200")
     steps.press("Enter")
     page.click("#sample-heart")
-    expect(page.locator("#status")).to_contain_text("step")
+    expect(page.locator("#status")).to_contain_text("step", timeout=WAIT_MS)
     page.keyboard.press("Escape")
-    expect(page.locator("#status")).to_contain_text("Cancelled")
+    expect(page.locator("#status")).to_contain_text("Cancelled", timeout=WAIT_MS)
     expect(page.locator("#cancel")).to_be_hidden()
     expect(page.get_by_test_id("toast-body")).to_have_count(0)
     expect(page.locator("#result")).to_be_hidden()
@@ -231,7 +231,7 @@ def test_visitors_reach_nothing_of_each_other(page: Page, address: str, sample: 
         assert "event: error" in call_segment(address, guess)
     other = page.context.browser.new_page()
     other.goto(address)
-    expect(other.locator("#status")).to_contain_text("Nothing segmented yet")
+    expect(other.locator("#status")).to_contain_text("Nothing segmented yet", timeout=WAIT_MS)
     assert token not in other.content()
     other.close()
     assert re.fullmatch(r"[\w-]{43}", token)
