@@ -21,8 +21,13 @@ ITK = (".nrrd", ".mha", ".mhd")
 ENDINGS = (*NIFTI, *ITK)
 MAX_VOXELS = 2**31  # 8 GiB as float32
 MAX_HEADER_BYTES = 2**24
+MAX_ITK_HEADER_BYTES = 2**20  # ITK's parsers take the square of a header's lines: 97 s of 8 MB, 2 s of this
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 MAX_DEFLATE = 1032  # no deflate stream expands further, so a header that promises more is untrue
+# Patterns run over whole files of strangers: each byte is looked at a bounded number of times.
+META_FIELD = b"ElementDataFile"
+META_LINE = re.compile(rb"ElementDataFile *= *(\S{1,999}) *\r?(?:\n|\Z)")
+NRRD_FIELD = re.compile(rb"(?i)[\r\n][ \t\v\f]*data ?file\s*:")
 
 
 def is_scan(path: Path) -> bool:
@@ -106,6 +111,9 @@ def _check_itk(path: Path) -> None:
     import SimpleITK as sitk
 
     data, start, packed = _itk_data(path)
+    # Some of ITK's readers look at the content alone: HDF5, which may name other files too, in a file called .mha.
+    if sitk.ImageFileReader.GetImageIOFromFileName(str(path)) not in ("MetaImageIO", "NrrdImageIO"):
+        raise InputError(f"{path}: not a readable {ending(path)} file; was it renamed or cut off?")
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -127,29 +135,39 @@ def _check_itk(path: Path) -> None:
 def _itk_data(path: Path) -> tuple[Path, int, bool]:
     """Where a MetaImage's or NRRD's voxels are: file, first byte, compressed or not.
 
-    ITK would follow a header to any file of the machine. Its parser forgives much, so the whole file is searched and
-    only one plain form is let through: voxels in the file itself, or (.mhd) in a file beside it.
+    ITK would follow a header to any file of the machine. Its parser forgives much, but a field's name must be there
+    letter by letter: so the whole file is searched for it and only one plain form is let through, voxels in the file
+    itself, or (.mhd) in a file beside it.
     """
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty")
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
         if ending(path) == ".nrrd":
-            if re.search(rb"(?i)[\r\n]\s*data ?file\s*:", text):
+            if NRRD_FIELD.search(text):
                 raise InputError(f"{path}: must hold its voxels itself, its header names another file")
-            end = re.search(rb"\r?\n\r?\n", text)
-            if end is None:
+            blank = re.search(rb"\r?\n\r?\n", text)
+            if blank is None:
                 raise InputError(f"{path}: not a readable .nrrd file; was it renamed or cut off?")
-            return path, end.end(), bool(re.search(rb"(?i)encoding: *(gz|bz)", text[: end.end()]))
-        lines = list(re.finditer(rb"[^\r\n]*ElementDataFile[^\r\n]*", text))
-        plain = re.fullmatch(rb"ElementDataFile *= *(\S+) *", lines[0][0]) if len(lines) == 1 else None
-        if plain is None:
-            raise InputError(f"{path}: must have one line 'ElementDataFile = …', found {len(lines)} or another form")
-        name, end = plain[1].decode("latin-1"), text.find(b"\n", lines[0].start()) + 1
-        packed = bool(re.search(rb"(?i)CompressedData *= *true", text[: lines[0].start()]))
+            name, end, compression = "LOCAL", blank.end(), rb"(?i)encoding: *(gz|bz)"
+        else:
+            at = text.find(META_FIELD)
+            line = META_LINE.match(text, at) if at >= 0 and text[at - 1 : at] in (b"", b"\n") else None
+            if line is None:
+                raise InputError(f"{path}: must have one line 'ElementDataFile = …', found none or another form of it")
+            if (again := text.find(META_FIELD, line.end())) >= 0:
+                raise InputError(
+                    f"{path}: must have one line 'ElementDataFile = …', found the word again at byte {again}; if it is"
+                    " among the voxels by chance, save the scan as .nii.gz"
+                )
+            name, end, compression = line[1].decode("latin-1"), line.end(), rb"(?i)CompressedData *= *true"
+        if end > MAX_ITK_HEADER_BYTES:
+            raise InputError(f"{path}: a header must end within {MAX_ITK_HEADER_BYTES} bytes, this one has {end}")
+        packed = bool(re.search(compression, text[:end]))
     if name == "LOCAL":
         return path, end, packed
     data = path.parent / name
-    if ending(path) != ".mhd" or Path(name).name != name or not data.is_file() or data.is_symlink():
+    plain = name.upper() not in ("LOCAL", "LIST") and not set(name) & set("/\\%:=")  # ITK reads more into these
+    if ending(path) != ".mhd" or not plain or not data.is_file() or data.is_symlink():
         raise InputError(f"{path}: its voxels must lie in it or (.mhd) in a file beside it, got {name!r}")
     return data, 0, packed
 

@@ -57,14 +57,19 @@ def outside_mhd(p):
     return p
 
 
-def crafted(name, header):
-    """A MetaImage or NRRD whose header leads to another file of the machine, in a form ITK's parser follows."""
+def crafted(name, header, beside=()):
+    """A MetaImage or NRRD whose header leads to another file of the machine, in a form ITK's parser follows.
+
+    beside: names of files that lie in its folder, as where a visitor unpacked an archive.
+    """
 
     def make(p):
         p = p.parent / name
         secret = p.parent.parent / "secret.bin"
         secret.write_bytes(bytes(512))
-        p.write_bytes(header.replace("SECRET", str(secret)).encode())
+        for decoy in beside:
+            (p.parent / decoy).write_bytes(bytes(512))
+        p.write_bytes(header.replace("SECRET", str(secret)).encode("latin-1"))
         return p
 
     return make
@@ -80,10 +85,37 @@ CRAFTED = {
     "mha with a space": crafted("scan.mha", META + " ElementDataFile = SECRET\n"),
     "mha with a colon": crafted("scan.mha", META + "ElementDataFile: SECRET\n"),
     "mha twice": crafted("scan.mha", META + "Foo\nElementDataFile = LOCAL\nElementDataFile = SECRET\n"),
+    "mha after another line end": crafted("scan.mha", META + "Foo = x\rElementDataFile = SECRET\n"),
+    "mha after a carriage return": crafted("scan.mha", META + "ElementDataFile = LOCAL\rSECRET\n"),
+    "mha with CRLF": crafted("scan.mha", META.replace("\n", "\r\n") + "ElementDataFile = SECRET\r\n"),
+    "mha in a long line": crafted("scan.mha", META + "Foo = " + "x" * 499 + "ElementDataFile = SECRET\n"),
+    "mha with a zero byte": crafted("scan.mha", META + "ElementDataFile\0 = SECRET\nElementDataFile = LOCAL\n"),
+    "mha with a name cut off": crafted("scan.mha", META + "ElementDataFile = SECRET\0LOCAL\n"),
+    "mha with voxels that say so": crafted("scan.mha", META + "ElementDataFile = LOCAL\n\0ElementDataFile = SECRET\n"),
+    "mhd with a list": crafted("scan.mhd", META + "ElementDataFile = LIST\nSECRET\n", ["LIST"]),
+    "mhd with a pattern": crafted("scan.mhd", META + "ElementDataFile = s%s%n.raw\n", ["s%s%n.raw"]),
+    "mhd with a backslash": crafted("scan.mhd", META + "ElementDataFile = ..\\secret.bin\n", ["..\\secret.bin"]),
     "nrrd to another file": crafted("scan.nrrd", NRRD + "data file: SECRET\n\n"),
     "nrrd after 80 kB": crafted("scan.nrrd", NRRD + "# x\n" * 20000 + "data file: SECRET\n\n"),
     "nrrd in one word": crafted("scan.nrrd", NRRD + "datafile: SECRET\n\n"),
+    "nrrd in capitals": crafted("scan.nrrd", NRRD + "DATA FILE: SECRET\r\n\r\n"),
+    "nrrd indented": crafted("scan.nrrd", NRRD + "\n\n \tData File: SECRET\n\n"),
 }
+
+
+def hdf5(p):
+    """ITK's HDF5 reader knows a file by its content; HDF5 may lead to other files too."""
+    inner, p = p.parent / "scan.hdf5", p.parent / "scan.mha"
+    sitk.WriteImage(sitk.Image([8, 8, 8], sitk.sitkUInt8), str(inner))
+    head = (META + "ElementDataFile = LOCAL\n").encode()
+    p.write_bytes(head.ljust(512, b"\0") + inner.read_bytes())
+    return p
+
+
+def long_header(p):
+    p = p.parent / "scan.mha"
+    p.write_bytes((META + "Foo = x\n" * 2**17 + "ElementDataFile = LOCAL\n").encode() + bytes(512))
+    return p
 
 
 def empty_file(p):
@@ -137,6 +169,8 @@ BAD_SCANS = {
     "header promises more": (bomb, "cut off"),
     "data file elsewhere": (outside_mhd, "in a file beside it"),
     **{kind: (make, "must hold its voxels|must lie in it|must have one line") for kind, make in CRAFTED.items()},
+    "HDF5 as .mha": (hdf5, "not a readable .mha"),
+    "long header": (long_header, "a header must end within"),
     "empty .mha": (empty_file, "is empty"),
     "large extension": (large_extension, "a header must end within"),
     "renamed PNG": (renamed_png, "not a readable NIfTI"),

@@ -62,6 +62,34 @@ def test_itk_formats_give_the_same_case_as_nifti(tmp_path, ending):
     assert (sitk.GetArrayFromImage(mask).transpose(2, 1, 0) == labels).all()
 
 
+@pytest.mark.parametrize("ending", [".nrrd", ".mha", ".mhd", ".nii", ".nii.gz"])
+@pytest.mark.parametrize("edge", [64, 200])
+@pytest.mark.parametrize("value", [0, 10])  # no line break at all, nothing but line breaks
+def test_ordinary_sizes_are_read_whatever_the_voxels_spell(tmp_path, ending, edge, value):
+    voxels = np.full((edge, edge, edge), value, np.uint8)
+    sitk.WriteImage(sitk.GetImageFromArray(voxels), str(tmp_path / f"mask{ending}"))
+    assert (read_scan(tmp_path / f"mask{ending}").image == value).all()
+
+
+@pytest.mark.parametrize("ending", [".nrrd", ".mha", ".mhd"])
+def test_a_header_with_windows_line_ends_is_read(tmp_path, ending):
+    voxels = np.arange(14, 14 + 4 * 5 * 6, dtype=np.uint8).reshape(6, 5, 4)
+    path = tmp_path / f"scan{ending}"
+    sitk.WriteImage(sitk.GetImageFromArray(voxels), str(path))
+    header, data = path.read_bytes(), b""
+    if ending != ".mhd":
+        header, data = header[: -voxels.size], voxels.tobytes()
+    path.write_bytes(header.replace(b"\n", b"\r\n") + data)
+    assert (read_scan(path).image == voxels.transpose(2, 1, 0)).all()
+
+
+def test_voxels_that_name_a_data_file_are_refused_clearly(tmp_path):
+    voxels = np.frombuffer(b"ElementDataFile = x\n" * 10, np.uint8).reshape(10, 10, 2)
+    sitk.WriteImage(sitk.GetImageFromArray(voxels), str(tmp_path / "mask.mha"))
+    with pytest.raises(InputError, match=r"mask\.mha: .* again at byte \d+; .*save the scan as \.nii\.gz"):
+        read_scan(tmp_path / "mask.mha")
+
+
 def write_dicom(folder, positions_mm) -> None:
     """A series of 8 × 7 slices at these places along z."""
     folder.mkdir()
