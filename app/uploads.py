@@ -1,10 +1,9 @@
 """What visitors upload: which files belong together, and how DICOM becomes series in folders."""
 
-import lzma
+import errno
 import re
 import shutil
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -101,8 +100,13 @@ def _unpack(archive: Path, folder: Path) -> Path:
             for index, entry in enumerate(files):
                 with content.open(entry) as packed, open(series / f"{index:05d}.dcm", "wb") as file:
                     shutil.copyfileobj(packed, file)
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError) as error:
-        raise InputError(f"{archive.name}: must be a zip of one DICOM series ({error})") from error
+    except Exception as error:  # zipfile and its decompressors each raise their own
+        full = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)  # our disk's fault, not the zip's
+        if full or isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{archive.name}: must be a zip of one DICOM series, it is damaged or another kind ({error}); zip it again"
+        ) from error
     return series
 
 

@@ -56,10 +56,16 @@ def check_header(path: Path) -> None:
 
 def _check_nifti(path: Path) -> None:
     raw = _raw_nifti_header(path)
+    if not abs(raw["vox_offset"]) <= MAX_HEADER_BYTES:  # NaN neither
+        claimed = raw["vox_offset"]
+        raise InputError(f"{path}: a header must end within {MAX_HEADER_BYTES} bytes, this one claims {claimed}")
     offset = max(int(raw["vox_offset"]), raw.single_vox_offset)
-    if offset > MAX_HEADER_BYTES:
-        raise InputError(f"{path}: a header must end within {MAX_HEADER_BYTES} bytes, this one claims {offset}")
-    item = raw.get_data_dtype()
+    try:
+        item = raw.get_data_dtype()
+    except KeyError as error:
+        raise InputError(
+            f"{path}: the header's datatype must be one of NIfTI's codes, got {error}; save the scan again"
+        ) from error
     if item.kind not in "iuf" or item.fields:
         raise InputError(f"{path}: a voxel must be one number, got {item}")
     try:

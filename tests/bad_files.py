@@ -12,7 +12,14 @@ from conftest import ball, write_nifti
 def header_with(path, **fields):
     """A NIfTI file whose header says something else than its voxels."""
     raw = bytearray(gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes())
-    offsets = {"dim": (40, "<8h"), "pixdim": (76, "<8f"), "srow": (280, "<12f"), "sform_code": (254, "<h")}
+    offsets = {
+        "dim": (40, "<8h"),
+        "datatype": (70, "<h"),
+        "vox_offset": (108, "<f"),
+        "pixdim": (76, "<8f"),
+        "srow": (280, "<12f"),
+        "sform_code": (254, "<h"),
+    }
     for name, values in fields.items():
         offset, form = offsets[name]
         struct.pack_into(form, raw, offset, *values)
@@ -124,14 +131,6 @@ def empty_file(p):
     return p
 
 
-def large_extension(p):
-    write_nifti(p, np.zeros((4, 4, 4), np.float32))
-    raw = bytearray(gzip.decompress(p.read_bytes()))
-    struct.pack_into("<f", raw, 108, 2.0**28)
-    p.write_bytes(gzip.compress(bytes(raw)))
-    return p
-
-
 def renamed_png(p):
     p.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(2000))
     return p
@@ -172,7 +171,9 @@ BAD_SCANS = {
     "HDF5 as .mha": (hdf5, "not a readable .mha"),
     "long header": (long_header, "a header must end within"),
     "empty .mha": (empty_file, "is empty"),
-    "large extension": (large_extension, "a header must end within"),
+    "large extension": (lambda p: header_with(zeros(p), vox_offset=(2.0**28,)), "a header must end within"),
+    "extension of no size": (lambda p: header_with(zeros(p), vox_offset=(np.nan,)), "a header must end within"),
+    "unknown datatype": (lambda p: header_with(zeros(p), datatype=(12345,)), "datatype must be .* got 12345"),
     "renamed PNG": (renamed_png, "not a readable NIfTI"),
     "text file": (not_a_scan, "must be a .nii"),
     "colour": (colour, "one number"),

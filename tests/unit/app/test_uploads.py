@@ -1,5 +1,6 @@
 """Which uploads belong together; DICOM in zips and loose files."""
 
+import resource
 import zipfile
 from pathlib import Path
 
@@ -84,3 +85,33 @@ def test_bad_archives_are_refused(tmp_path, monkeypatch):
     loose.write_bytes(b"no dicom")
     with pytest.raises(InputError, match=r"no\.dcm: is no DICOM"):
         gather([loose], tmp_path / "out")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_zip_is_refused_whichever_byte_it_is(tmp_path, method):
+    """zipfile raises OSError, IndexError and others of its own; here the last bytes and the directory."""
+    whole, damaged = tmp_path / "whole.zip", tmp_path / "damaged.zip"
+    with zipfile.ZipFile(whole, "w", method) as packed:
+        packed.writestr("0.dcm", bytes(range(256)))
+    content = whole.read_bytes()
+    refused = 0
+    for at in range(content.index(b"PK\1\2") - 60, len(content)):
+        damaged.write_bytes(content[:at] + b"\xff" + content[at + 1 :])
+        try:
+            gather([damaged], tmp_path / "out")
+        except InputError as error:
+            assert str(error).startswith("damaged.zip: must be a zip of one DICOM series")
+            refused += 1
+    assert refused > 30
+
+
+def test_a_full_disk_is_not_called_a_damaged_zip(tmp_path):
+    with zipfile.ZipFile(tmp_path / "big.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("zeros", bytes(2**24))
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**23, former[1]))
+    try:
+        with pytest.raises(OSError, match="large"):
+            gather([tmp_path / "big.zip"], tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, former)
