@@ -143,4 +143,5 @@ class Service:
 def on_cpu(embedding: TaskEmbedding) -> TaskEmbedding:
     """The same T, to be sent to another process."""
     overviews = tuple(replace(o, task=o.task.map(lambda t: t.cpu())) for o in embedding.overviews)
-    return replace(embedding, task=embedding.task.map(lambda t: t.cpu()), overviews=overviews)
+    shown = tuple(s.to(torch.device("cpu")) for s in embedding.shown)
+    return replace(embedding, task=embedding.task.map(lambda t: t.cpu()), overviews=overviews, shown=shown)

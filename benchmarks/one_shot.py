@@ -1,8 +1,9 @@
 """Seconds and peak memory of one reference and ten 128³ queries, K = 1 and K = 15, per preset; random weights.
 
-    python benchmarks/one_shot.py [--presets small base] [--queries 10]
+    python benchmarks/one_shot.py [--presets small base] [--queries 10] [--beside 3]
 
-Every figure is of one fresh process. Paper (A100, K = 15): 2.0 s and 7.4 GB.
+Every figure is of one fresh process. --beside: measured again while that many other processes keep the cores busy.
+Paper (A100, K = 15): 2.0 s and 7.4 GB.
 """
 
 import argparse
@@ -11,10 +12,13 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def measure(preset: str, k: int, queries: int) -> dict[str, float]:
-    import numpy as np
+    import app  # noqa: F401  how threads wait, as in `iris`
+    import numpy as np  # isort: skip
     import torch
 
     from iris_core.case import Case, plain_classes
@@ -51,10 +55,23 @@ def measure(preset: str, k: int, queries: int) -> dict[str, float]:
     return {"encode": encoded - started, "query": (ended - encoded) / queries, "total": ended - started, "gib": peak}
 
 
+@contextmanager
+def busy_loops(count: int) -> Iterator[None]:
+    """Other work on the machine: processes that each want a core."""
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--presets", nargs="+", default=["small"])
     parser.add_argument("--queries", type=int, default=10)
+    parser.add_argument("--beside", type=int, default=0)
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
@@ -65,10 +82,18 @@ def main() -> None:
         rows = {}
         for k in (1, 15):
             command = [sys.executable, __file__, "--queries", str(arguments.queries), "--one", preset, str(k)]
-            rows[k] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-            r = rows[k]
-            print(f"{preset:6} {k:3} {r['encode']:10.2f} {r['query']:9.2f} {r['total']:9.2f} {r['gib']:10.2f}")
-        print(f"{preset:6} K = 15 / K = 1: {rows[15]['total'] / rows[1]['total']:.2f} × the time")
+            for others in (0, arguments.beside) if arguments.beside else (0,):
+                with busy_loops(others):
+                    r = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+                rows[k, others] = r
+                note = f"   beside {others} busy loops" if others else ""
+                print(
+                    f"{preset:6} {k:3} {r['encode']:10.2f} {r['query']:9.2f} {r['total']:9.2f} {r['gib']:10.2f}{note}"
+                )
+        print(f"{preset:6} K = 15 / K = 1: {rows[15, 0]['total'] / rows[1, 0]['total']:.2f} × the time")
+        if arguments.beside:
+            slower = rows[1, arguments.beside]["query"] / rows[1, 0]["query"]
+            print(f"{preset:6} K = 1: a query beside {arguments.beside} busy loops takes {slower:.1f} × the time alone")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,20 @@
 """Registrations that people use: each takes a reference with its mask and a query, both (x, y, z) in RAS+ order, and
 gives the reference's labels on the query's grid. No command of its own. Needs `pip install '.[bench]'`.
 
-A volume is (image, labels or None, spacing in mm). Full resolution, each with the settings of its own documentation.
+A volume is (image, labels or None, spacing in mm). Full resolution, each with the settings of its own documentation;
+but thick slices are resampled to cubes first, without which greedy has 0.07 on hearts where it has 0.8 with them.
 """
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 import torch
 
+THICK = 2  # times as thick as fine, from here on
 Volume = tuple[np.ndarray, np.ndarray | None, tuple[float, ...]]
 
 
@@ -73,4 +76,36 @@ def convexadam(reference: Volume, query: Volume) -> np.ndarray:
     return map_coordinates(arrays[2], there, order=0).astype(np.int32)
 
 
-OPPONENTS = {"syn": syn, "greedy": greedy, "convexadam": convexadam}
+def on_cubes(register: Callable[[Volume, Volume], np.ndarray]) -> Callable[[Volume, Volume], np.ndarray]:
+    """The same registration, of volumes whose voxels are cubes of the same size where they are THICK."""
+
+    def cubes(volume: Volume) -> Volume:
+        image, labels, spacing_mm = volume
+        if max(spacing_mm) < THICK * min(spacing_mm):
+            return volume
+        edge = float(np.prod(spacing_mm) ** (1 / 3))
+        shape = [max(1, round(n * s / edge)) for n, s in zip(image.shape, spacing_mm, strict=True)]
+        grid = _itk(np.zeros(shape, np.uint8), (edge,) * 3)
+        image = _resampled(_itk(image.astype(np.float32), spacing_mm), grid, sitk.sitkLinear)
+        if labels is not None:
+            labels = _resampled(_itk(labels.astype(np.int32), spacing_mm), grid, sitk.sitkNearestNeighbor)
+        return image, labels, (edge,) * 3
+
+    def registered(reference: Volume, query: Volume) -> np.ndarray:
+        asked = cubes(query)
+        found = register(cubes(reference), asked)
+        if found.shape == query[0].shape:
+            return found
+        grid = _itk(np.zeros(query[0].shape, np.uint8), query[2])
+        return _resampled(_itk(found, asked[2]), grid, sitk.sitkNearestNeighbor)
+
+    return registered
+
+
+def _resampled(image: sitk.Image, grid: sitk.Image, interpolator: int) -> np.ndarray:
+    lowest = float(sitk.GetArrayViewFromImage(image).min())
+    moved = sitk.Resample(image, grid, sitk.Transform(), interpolator, lowest)
+    return sitk.GetArrayFromImage(moved).transpose(2, 1, 0)
+
+
+OPPONENTS = {name.__name__: on_cubes(name) for name in (syn, greedy, convexadam)}

@@ -10,7 +10,6 @@ contrasts of one; tumours and lesions are left out: each lies elsewhere, no regi
 import json
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,25 +41,25 @@ MOST = 15  # structures of a pair of anatomies, the largest
 FILLING = re.compile("^rest|other tissue")
 
 
-def read(name: str) -> Iterator[Pair]:
-    """The pairs of a set, one after the other. Seeds are the pairs' places in the file."""
-    for number, (reference, query) in enumerate(json.loads(Path(__file__).with_suffix(".json").read_text())[name]):
-        folder = reference.split("/")[0]
-        if folder == "brain":
-            pair = [_head(case) for case in (reference, query)]
-        elif folder == "anatomy":
-            pair = _same_names(reference, query)
-        else:
-            pair = [_scan(case) for case in (reference, query)]
-            if folder != query.split("/")[0]:
-                pair = [_organs(case) for case in pair]
-        if folder in ("brain", "anatomy"):
-            pair = _painted(np.random.default_rng(number), *pair, two="two contrasts" in name)
-        yield Pair(*pair)
+def listed() -> dict[str, list[list[str]]]:
+    return json.loads(Path(__file__).with_suffix(".json").read_text())
 
 
-def sets() -> list[str]:
-    return list(json.loads(Path(__file__).with_suffix(".json").read_text()))
+def read(name: str, number: int) -> Pair:
+    """One pair of a set; where it is painted, ``number`` is the seed."""
+    reference, query = listed()[name][number]
+    folder = reference.split("/")[0]
+    if folder == "brain":
+        pair = [_head(case) for case in (reference, query)]
+    elif folder == "anatomy":
+        pair = _same_names(reference, query)
+    else:
+        pair = [_scan(case) for case in (reference, query)]
+        if folder != query.split("/")[0]:
+            pair = [_organs(case) for case in pair]
+    if folder in ("brain", "anatomy"):
+        pair = _painted(np.random.default_rng(number), *pair, two="two contrasts" in name)
+    return Pair(*pair)
 
 
 def _scan(name: str) -> Case:

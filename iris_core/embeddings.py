@@ -10,8 +10,10 @@ from torch import Tensor
 
 from iris_core.case import InputError
 from iris_core.model.task_encoder import COMPACT, Task
+from iris_core.registration import Shown
 
-MEMORIES = 4  # references whose spatial memories an ensemble keeps: time and size grow with them. Ours
+MEMORIES = 4  # references whose spatial memories and scans an ensemble keeps: time and size grow with them. Ours
+POSITIONS = 4096  # of a reference's spatial memory: a window of 96 voxels has 1728. Ours
 BANK_DECAY = 0.999  # paper: T_k ← α·T_k + (1 - α)·T_k_new
 
 
@@ -30,6 +32,7 @@ class TaskEmbedding:
     task: K classes, batch of one. values, names: label value and name of each class, in T's order.
     spacing_mm: the working spacing. scheme: the intensity scheme of the reference.
     overviews: the same classes at coarser spacings, finest first; none on the paper's grid.
+    shown: the references that a query is registered to.
     """
 
     task: Task
@@ -39,6 +42,7 @@ class TaskEmbedding:
     scheme: str
     overlapping: bool = False
     overviews: tuple[Overview, ...] = ()
+    shown: tuple[Shown, ...] = ()
 
     @property
     def unfamiliar(self) -> tuple[str, ...]:
@@ -66,11 +70,16 @@ def combine(tasks: list[Task], weights: Tensor) -> Task:
         *averaged,
         memory_keys=torch.cat([task.memory_keys for task in remembering], 1),
         memory_masks=torch.cat([task.memory_masks for task in remembering], 2),
-        anatomy=torch.cat([task.anatomy for task in tasks], 1),
-        frames=torch.cat([task.frames for task in tasks], 1),
-        atlas=torch.cat([task.atlas for task in tasks], 2),
         familiarity=mean("familiarity"),
     )
+
+
+def thinned(task: Task) -> Task:
+    """With POSITIONS of the spatial memory at most, evenly taken: attending to it is quadratic where windows are many."""
+    step = -(-task.memory_keys.shape[1] // POSITIONS)
+    if step < 2:
+        return task
+    return replace(task, memory_keys=task.memory_keys[:, ::step], memory_masks=task.memory_masks[:, :, ::step])
 
 
 def context_ensemble(embeddings: list[TaskEmbedding]) -> TaskEmbedding:
@@ -103,8 +112,9 @@ def context_ensemble(embeddings: list[TaskEmbedding]) -> TaskEmbedding:
     )
     spacing = geometric_mean([e.spacing_mm for e in embeddings])
     task = mean([e.task for e in embeddings])
+    shown = [s for i, e in enumerate(embeddings) if i in kept for s in _shown_with(e, tuple(classes))]
     return TaskEmbedding(
-        task, tuple(classes.values()), tuple(classes), spacing, first.scheme, first.overlapping, overviews
+        task, tuple(classes.values()), tuple(classes), spacing, first.scheme, first.overlapping, overviews, tuple(shown)
     )
 
 
@@ -156,6 +166,7 @@ def only(embedding: TaskEmbedding, names: list[str]) -> TaskEmbedding:
         values=tuple(embedding.values[i] for i in order),
         names=tuple(names),
         overviews=tuple(replace(o, task=part(o.task)) for o in embedding.overviews),
+        shown=_shown_with(embedding, tuple(names)),
     )
 
 
@@ -164,7 +175,7 @@ def geometric_mean(values: list[float]) -> float:
 
 
 def _with_classes(task: Task, names: tuple[str, ...], wanted: tuple[str, ...]) -> Task:
-    """The classes of T in another order; one that T lacks is zero, and unknown (-1) in memory and windows."""
+    """The classes of T in another order; one that T lacks is zero, and unknown (-1) in memory."""
     index = [names.index(name) if name in names else len(names) for name in wanted]
 
     def pick(part: Tensor, missing: float) -> Tensor:
@@ -176,9 +187,14 @@ def _with_classes(task: Task, names: tuple[str, ...], wanted: tuple[str, ...]) -
         prototypes=pick(task.prototypes, 0.0),
         location=pick(task.location, 0.0),
         memory_masks=pick(task.memory_masks, -1.0),
-        atlas=pick(task.atlas, -1.0),
         familiarity=pick(task.familiarity, 0.0),
     )
+
+
+def _shown_with(embedding: TaskEmbedding, wanted: tuple[str, ...]) -> tuple[Shown, ...]:
+    """The references of an embedding, with the classes of T in another order."""
+    names = embedding.names
+    return tuple(s.pick([names.index(n) if n in names else None for n in wanted]) for s in embedding.shown)
 
 
 class MemoryBank:

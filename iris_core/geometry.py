@@ -126,6 +126,14 @@ class WorkingGrid:
             matrices.append(axis_matrix(n_samples[axis], positions, step / stride))
         return tuple(matrices)
 
+    def places_mm(self, start: tuple[float, ...], shape: tuple[int, ...], stride: int = 1) -> Tensor:
+        """Middles of a window's samples, each of ``stride`` voxels, from the middle of the volume: (1, 3, …)."""
+        lines = [
+            (first + (torch.arange(n // stride) + 0.5) * stride - whole / 2) * self.working_mm
+            for first, n, whole in zip(start, shape, self.working_shape, strict=True)
+        ]
+        return torch.stack(torch.meshgrid(*lines, indexing="ij"))[None]
+
     def box(self, start: tuple[float, ...], shape: tuple[int, ...]) -> Tensor:
         """Lower and upper corner of a window, (2, 3), where the field of view spans [-1, 1]."""
         start, size = np.asarray(start, float), np.asarray(self.working_shape, float)

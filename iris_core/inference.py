@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,12 +27,14 @@ from iris_core.intensity import detect_scheme, normalise
 from iris_core.model.iris import Iris, precision
 from iris_core.model.mask_decoder import SURE_OF, sureness
 from iris_core.model.task_encoder import Task
+from iris_core.registration import Registered, Scan, carry_over, register
 
 MAX_LOGIT_BYTES = 8 * 2**30
 MANY_WINDOWS = 4  # from here on, look where the structures are first. Ours
 SURE = 0.7  # mean probability inside what the coarse pass found. Ours
 MARGIN = 3  # samples of the coarse pass around what it found
 ABSENT = -20.0  # logit
+AIR = 0.25, 0.001  # a window is empty where less than that share stands out by so much, in standard deviations. Ours
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,9 @@ def segment(
     Windows with 50 % overlap, blended by a Gaussian (paper: averaged). Logits are summed at the model's output
     stride on the working grid and brought to the query's grid slab by slab. progress: called with windows done, all.
 
+    The query is registered to each of T's references once, before anything else; windows read the one field. Windows of
+    air are left out.
+
     A task that a CT showed is carried to another modality by the query's own percentiles: clipping to Hounsfield units
     would cut an MR's bright half off.
 
@@ -70,29 +75,52 @@ def segment(
     image, spacing_mm = oriented(query, normalise(query.image, scheme))
     volume = torch.from_numpy(np.ascontiguousarray(image))
     grid = WorkingGrid(image.shape, spacing_mm, embedding.spacing_mm)
-    region = _locate(model, embedding, volume, grid, device) if locate else None
-    logits = window_logits(model, embedding.task, volume, grid, device, progress, region)
+    registered = []
+    for shown in embedding.shown if model.registers else ():
+        progress(0, 1)
+        registered.append(register(Scan(volume.to(device), spacing_mm), shown.to(device)))
+    region = _locate(model, embedding, volume, grid, device, registered) if locate else None
+    logits = window_logits(model, embedding.task, volume, grid, device, registered, progress, region)
     if region is not None and (lost := region.sure & (sureness(logits) < SURE)).any():
         region = replace(region, sure=region.sure & ~lost)
-        logits = window_logits(model, embedding.task, volume, grid, device, progress, region)
+        logits = window_logits(model, embedding.task, volume, grid, device, registered, progress, region)
     labels = labels_back(grid, logits, embedding.values, model.config.stem_stride, embedding.overlapping)
     return np.ascontiguousarray(Orientation.of(query.affine).invert(labels))
 
 
-def _locate(model: Iris, embedding: TaskEmbedding, volume: Tensor, grid: WorkingGrid, device) -> Region | None:
+def _locate(
+    model: Iris,
+    embedding: TaskEmbedding,
+    volume: Tensor,
+    grid: WorkingGrid,
+    device: torch.device,
+    registered: Sequence[Registered],
+) -> Region | None:
     """The coarse pass: at the finest overview that takes few windows. None if it would not spare any."""
     overview = coarse_pass(model, embedding, grid)
     if overview is None:
         return None
     coarse = WorkingGrid(grid.shape, grid.spacing_mm, overview.spacing_mm)
-    logits = window_logits(model, overview.task, volume, coarse, device, answer=model.registered)
+    logits = _believed(model, coarse, device, registered, len(embedding.values))
     sure = sureness(logits) >= SURE_OF[1]
     if not sure.all():
-        learnt = window_logits(model, overview.task, volume, coarse, device)
+        learnt = window_logits(model, overview.task, volume, coarse, device, registered)
         logits = torch.where(sure[:, None, None, None], logits, learnt)
         sure = sure | (sureness(learnt) >= SURE)
     allowed = F.max_pool3d((logits > 0)[None].float(), 2 * MARGIN + 1, 1, MARGIN)[0] > 0
     return Region(coarse, allowed, sure)
+
+
+def _believed(
+    model: Iris, grid: WorkingGrid, device: torch.device, registered: Sequence[Registered], k: int
+) -> Tensor:
+    """What registration alone says on a working grid: logits (K, *samples)."""
+    stride = model.config.stem_stride
+    samples = tuple(-(-n // stride) for n in grid.working_shape)
+    if not registered:
+        return torch.full((k, *samples), ABSENT)
+    places = grid.places_mm((0, 0, 0), tuple(n * stride for n in samples), stride).to(device)
+    return model.mask_decoder.evidence.belief(carry_over(registered, places))[0].cpu()
 
 
 def coarse_pass(model: Iris, embedding: TaskEmbedding, grid: WorkingGrid) -> Overview | None:
@@ -124,15 +152,14 @@ def window_logits(
     image: Tensor,
     grid: WorkingGrid,
     device: torch.device,
+    registered: Sequence[Registered],
     progress: Callable[[int, int], None] = lambda done, of: None,
     region: Region | None = None,
-    answer: Callable[[Tensor, Task, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Blended logits (K, *samples) over the working grid; one sample covers stem_stride voxels along each axis.
 
-    answer: window (1, 1, x, y, z), T and box → logits; ``model.decoded`` if not given.
+    registered: the query on T's references.
     """
-    answer = answer or model.decoded
     stride = model.config.stem_stride
     samples = tuple(-(-n // stride) for n in grid.working_shape)
     k = task.tokens.shape[1]
@@ -151,12 +178,18 @@ def window_logits(
     total = torch.zeros(k, *samples)
     weight = torch.zeros(samples)
     task = task.map(lambda t: t.to(device))
+    darkest = float(image.min())
     for done, (start, shape) in enumerate(windows):
         progress(done, len(windows))
         cut = apply_matrices(image, grid.window_matrices(start, shape))[None, None].to(device)
-        with precision(device):
-            box = grid.box(start, shape)[None].to(device)
-            logits = answer(cut, task, box)[0].float().cpu()
+        if ((cut > darkest + AIR[0]).sum() < AIR[1] * cut.numel()):
+            logits = torch.full((k, *(n // stride for n in shape)), ABSENT)
+        else:
+            places = grid.places_mm(start, shape, stride).to(device)
+            carried = carry_over(registered, places) if registered else None
+            with precision(device):
+                box = grid.box(start, shape)[None].to(device)
+                logits = model.decoded(cut, task, box, carried)[0].float().cpu()
         importance = _gaussian(tuple(n // stride for n in shape))
         where, part = [], []
         for first, n, limit in zip(start, importance.shape, samples, strict=True):

@@ -14,16 +14,17 @@ from iris_core.checkpoint import write_atomically
 from iris_core.embeddings import Overview, TaskEmbedding
 from iris_core.intensity import SCHEMES
 from iris_core.model.iris import Iris
-from iris_core.model.registration import CHANNELS, KEPT
 from iris_core.model.task_encoder import Task
+from iris_core.shown_file import from_tensors, to_tensors
 
 MAX_BYTES = 2**30
 MAX_CLASSES = 1024
 
 
 def save_task(path: Path, embedding: TaskEmbedding, weights_sha256: str, made_from: tuple[str, ...]) -> None:
-    """Write a task file: float16 tensors, and as JSON in the header what they mean. No voxels (but the shape of the
-    anatomy: masks and descriptors), no folders.
+    """Write a task file: float16 tensors, what a query is registered to in bytes, and as JSON in the header what they
+    mean. It holds no scan, but the shape of the anatomy: masks, descriptors, some 50³ grey values of the whole scan and
+    as many of what lies around the structures. No folders.
 
     made_from: file names of the references; folders in them are left out.
     """
@@ -33,7 +34,10 @@ def save_task(path: Path, embedding: TaskEmbedding, weights_sha256: str, made_fr
         for at, task in levels.items()
         for part in fields(Task)
     }
+    shown_tensors, shown = to_tensors(embedding.shown)
+    tensors |= shown_tensors
     about = {
+        "shown": shown,
         "weights_sha256": weights_sha256,
         "values": embedding.values,
         "names": embedding.names,
@@ -65,7 +69,7 @@ def load_task(path: Path, model: Iris, weights_sha256: str) -> TaskEmbedding:
             raise ValueError(f"it is larger than {MAX_BYTES >> 20} MiB")
         with safe_open(path, "pt") as stored:
             about = json.loads((stored.metadata() or {})["iris_task"])
-            tensors = {key: stored.get_tensor(key).float() for key in stored.keys()}  # noqa: SIM118
+            tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
         if about["weights_sha256"] != weights_sha256:
             raise InputError(
                 f"{path}: a task file goes with the weights that made it, {str(about['weights_sha256'])[:12]}…,"
@@ -79,15 +83,15 @@ def load_task(path: Path, model: Iris, weights_sha256: str) -> TaskEmbedding:
         if not all(0.01 <= s <= 1000 for s in spacings) or about["scheme"] not in SCHEMES:
             raise ValueError(f"working spacings {spacings} mm, intensity scheme {about['scheme']!r}")
         levels = ["", *(f"overview{i}/" for i in range(len(spacings) - 1))]
-        tasks = [Task(*(tensors.pop(f"{at}{part.name}") for part in fields(Task))) for at in levels]
+        tasks = [Task(*(tensors.pop(f"{at}{part.name}").float() for part in fields(Task))) for at in levels]
+        shown = from_tensors(tensors, about["shown"], len(values))
         if tensors:
             raise ValueError(f"unknown parts {sorted(tensors)[:5]}")
         for task in tasks:
             _check(task, model, len(values))
         overviews = tuple(Overview(t, s) for t, s in zip(tasks[1:], spacings[1:], strict=True))
-        return TaskEmbedding(
-            tasks[0], values, names, spacings[0], str(about["scheme"]), bool(about["overlapping"]), overviews
-        )
+        scheme, overlapping = str(about["scheme"]), bool(about["overlapping"])
+        return TaskEmbedding(tasks[0], values, names, spacings[0], scheme, overlapping, overviews, shown)
     except InputError:
         raise
     except (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError) as error:
@@ -97,7 +101,7 @@ def load_task(path: Path, model: Iris, weights_sha256: str) -> TaskEmbedding:
 def _check(task: Task, model: Iris, k: int) -> None:
     """Raises ValueError where a part has not the shape that the model makes."""
     config = model.config
-    n, windows = task.memory_keys.shape[1], task.atlas.shape[2]
+    n = task.memory_keys.shape[1]
     levels = len(model.matched)
     expected = {
         "tokens": (1, k, config.query_tokens + 1, config.widths[model.task_level]),
@@ -105,17 +109,11 @@ def _check(task: Task, model: Iris, k: int) -> None:
         "location": (1, k, 10 if config.location_prior else 0),
         "memory_keys": (1, n, config.memory_width if n else task.memory_keys.shape[2]),
         "memory_masks": (1, k, n),
-        "anatomy": (1, windows, CHANNELS + 1, *KEPT),
-        "frames": (1, windows, 3, 3),
-        "atlas": (1, k, windows, *KEPT),
         "familiarity": (1, k),
     }
     for name, shape in expected.items():
         found = getattr(task, name)
         if tuple(found.shape) != shape or not torch.isfinite(found).all():
             raise ValueError(f"{name} must be {shape} finite numbers, got {tuple(found.shape)}")
-    edges, low, high = task.frames.unbind(2)
-    if (edges < 1).any() or (edges % config.multiple).any() or (high <= low).any():
-        raise ValueError(f"frames must have edges of multiples of {config.multiple} voxels, and corners in order")
     if ((task.familiarity < 0) | (task.familiarity > 1)).any():
         raise ValueError("familiarity must be between 0 and 1")

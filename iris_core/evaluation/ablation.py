@@ -25,7 +25,7 @@ class Ablated(Iris):
     """The weights of a trained model; T without one of PARTS, wherever it is encoded.
 
     high_resolution and foreground are switched off, of other parts T holds zeros or nothing: T_c (query_tokens),
-    prototypes, location prior, spatial memory, windows to register.
+    prototypes, location prior, spatial memory; nothing is registered.
     """
 
     def __init__(self, model: Iris, part: str) -> None:
@@ -34,6 +34,10 @@ class Ablated(Iris):
         self.part = part
         device = next(model.parameters()).device
         self.to(device=device).train(model.training)
+
+    @property
+    def registers(self) -> bool:
+        return super().registers and self.part != "registration"
 
     def encode_task(self, reference: Features, masks: Tensor, box: Tensor) -> Task:
         task = super().encode_task(reference, masks, box)
@@ -47,6 +51,4 @@ class Ablated(Iris):
                 return task.without_location()
             case "spatial_memory":
                 return task.without_memory()
-            case "registration":
-                return task.without_windows()
         return task

@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from iris_core.model.encoder import Encoder, UpPath
-from iris_core.model.mask_decoder import Evidence, MaskDecoder, carry_over
-from iris_core.model.registration import describe, described
+from iris_core.model.mask_decoder import Evidence, MaskDecoder
 from iris_core.model.task_encoder import Task, TaskEncoder
 
 TASK_STRIDE = 4  # Eq. 3 needs C divisible by stride³ (paper.md): stride 4 is the coarsest that fits
@@ -114,14 +113,11 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class Features:
-    """What the encoder says of an image, before any task. up: the unconditioned up-path, coarsest first, or empty;
-    descriptors: of ``registration``, or None; shape: of the image."""
+    """What the encoder says of an image, before any task. up: the unconditioned up-path, coarsest first, or empty."""
 
     skips: list[Tensor]
     bottleneck: Tensor
     up: list[Tensor]
-    descriptors: Tensor | None
-    shape: tuple[int, ...]
 
 
 class Iris(nn.Module):
@@ -146,7 +142,6 @@ class Iris(nn.Module):
             location_prior=config.location_prior,
             memory_channels=up_widths[1],
             memory_width=config.memory_width if config.spatial_memory else 0,
-            registration=config.registration,
             high_resolution=config.high_resolution,
             foreground=config.foreground,
         )
@@ -160,14 +155,16 @@ class Iris(nn.Module):
             evidence=Evidence(len(self.matched), config.location_prior, config.spatial_memory, config.registration),
         )
 
+    @property
+    def registers(self) -> bool:
+        """Whether queries are registered to references."""
+        return self.config.registration
+
     def encode_image(self, image: Tensor) -> Features:
         """image (b, 1, x, y, z), normalised, edges multiples of ``config.multiple``."""
         *skips, bottleneck = self.encoder(image)
         conditioned_only = not (self.matched or self.config.spatial_memory)
-        up = [] if conditioned_only else self.up_path(bottleneck, skips)
-        return Features(
-            skips, bottleneck, up, describe(image) if self.config.registration else None, tuple(image.shape[2:])
-        )
+        return Features(skips, bottleneck, [] if conditioned_only else self.up_path(bottleneck, skips))
 
     def encode_task(self, reference: Features, masks: Tensor, box: Tensor) -> Task:
         """masks (b, K, x, y, z) in [0, 1] on the reference's window; box (b, 2, 3): the window in its field of view."""
@@ -176,51 +173,51 @@ class Iris(nn.Module):
             up[len(up) - 1 - self.task_level] if up else reference.skips[self.task_level],
             [up[i] for i in self.matched],
             up[1] if self.config.spatial_memory else None,
-            reference.descriptors,
             masks,
             box,
         )
 
-    def compare(self, query: Features, task: Task, box: Tensor) -> Tensor | None:
-        """Evidence: maps (b, K, n, x, y, z) at ``config.stem_stride`` that set query and T side by side, or None."""
+    def compare(self, query: Features, task: Task, box: Tensor, carried: Tensor | None = None) -> Tensor | None:
+        """Evidence: maps (b, K, n, x, y, z) at ``config.stem_stride`` that set query and T side by side, or None.
+
+        carried (b, K, 2, x, y, z): the reference's masks where registration finds them, and how certain that is.
+        """
         if not self.mask_decoder.evidence.n_maps:
             return None
         levels = [p(query.up[i]) for p, i in zip(self.task_encoder.projections, self.matched, strict=True)]
         memory = query.up[1] if self.config.spatial_memory else None
         keys = None if memory is None else self.task_encoder.memory_keys(memory, box)
         coarse = None if memory is None else tuple(memory.shape[2:])
-        seen = None if query.descriptors is None else described(query.descriptors, query.shape, box)
-        return self.mask_decoder.evidence(task, levels, keys, seen, coarse, tuple(query.skips[0].shape[2:]), box)
+        return self.mask_decoder.evidence(task, levels, keys, carried, coarse, tuple(query.skips[0].shape[2:]), box)
 
-    def decode(self, query: Features, task: Task, box: Tensor, evidence: Tensor | None = None) -> Tensor:
+    def decode(
+        self, query: Features, task: Task, box: Tensor, carried: Tensor | None = None, evidence: Tensor | None = None
+    ) -> Tensor:
         """Logits (b, K, x, y, z) of all K classes at ``config.stem_stride``: one sample covers that many voxels.
 
-        evidence: of ``compare``, where it is known already.
+        carried: as of ``compare``. evidence: of ``compare``, where it is known already.
         """
         bottleneck, tokens = self.mask_decoder.attention(query.bottleneck, task.tokens, box)
         fine = self.up_path(bottleneck.to(query.bottleneck.dtype), query.skips)[-1]
-        evidence = self.compare(query, task, box) if evidence is None else evidence
+        evidence = self.compare(query, task, box, carried) if evidence is None else evidence
         return self.mask_decoder.logits(fine, tokens, evidence, task.familiarity)
 
-    def decoded(self, image: Tensor, task: Task, box: Tensor) -> Tensor:
+    def decoded(self, image: Tensor, task: Task, box: Tensor, carried: Tensor | None = None) -> Tensor:
         """``decode`` of an image (b, 1, x, y, z)."""
-        return self.decode(self.encode_image(image), task, box)
-
-    def registered(self, image: Tensor, task: Task, box: Tensor) -> Tensor:
-        """What registration alone says, without anything learnt but how far to trust it: logits as of ``decode``;
-        0 everywhere where T has nothing to register."""
-        shape = tuple(n // self.config.stem_stride for n in image.shape[2:])
-        if not self.config.registration:
-            return image.new_zeros(len(image), task.tokens.shape[1], *shape)
-        seen = described(describe(image), tuple(image.shape[2:]), box)
-        return self.mask_decoder.evidence.belief(carry_over(task, seen, shape))
+        return self.decode(self.encode_image(image), task, box, carried)
 
     def forward(
-        self, reference: Tensor, masks: Tensor, reference_box: Tensor, query: Tensor, query_box: Tensor
+        self,
+        reference: Tensor,
+        masks: Tensor,
+        reference_box: Tensor,
+        query: Tensor,
+        query_box: Tensor,
+        carried: Tensor | None = None,
     ) -> Tensor:
         """One episode at full resolution: (b, K, x, y, z)."""
         task = self.encode_task(self.encode_image(reference), masks, reference_box)
-        return upsample(self.decoded(query, task, query_box), self.config.stem_stride)
+        return upsample(self.decoded(query, task, query_box, carried), self.config.stem_stride)
 
 
 def upsample(logits: Tensor, stride: int) -> Tensor:

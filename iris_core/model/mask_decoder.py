@@ -6,10 +6,8 @@ from einops import einsum, rearrange
 from torch import Tensor, nn
 
 from iris_core.model.blocks import MLP, Attention, coordinates, exact, fourier
-from iris_core.model.registration import Described, offset, register, sample
-from iris_core.model.task_encoder import Task, kept_windows
+from iris_core.model.task_encoder import Task
 
-NEAREST = 4  # windows of T that a window of a query is registered to, at most. Ours
 SURE_OF = (0.75, 0.85)  # mean probability in what registration alone finds: from here on, and wholly, it is sure. Ours
 
 
@@ -87,24 +85,25 @@ class Evidence(nn.Module):
         task: Task,
         matching: list[Tensor],
         keys: Tensor | None,
-        seen: Described | None,
+        carried: Tensor | None,
         coarse: tuple,
         shape: tuple,
         box: Tensor,
     ):
         """(b, K, n_maps, *shape). matching: projected query features; keys: of the query, on the ``coarse`` grid;
-        seen: the query's window, to register."""
+        carried (b, K, 2, *shape): of ``registration.carry_over``, None where there is nothing to register."""
         maps = [self.similarity(task, level, i, shape) for i, level in enumerate(matching)]
         if self.location_slack is not None:
             maps.append(self.location(task, shape, box)[:, :, None])
         if self.sharpness is not None:
             maps.append(self.propagate(task, keys, coarse, shape))
         if self.trust is not None:
-            maps.append(carry_over(task, seen, shape))
+            b, k = len(box), task.tokens.shape[1]
+            maps.append(box.new_zeros(b, k, 2, *shape) if carried is None else carried)
         return torch.cat(maps, 2)
 
     def belief(self, maps: Tensor) -> Tensor:
-        """What registration alone would answer, as logits (b, K, *shape); 0 where T has nothing to register."""
+        """What registration alone would answer, as logits (b, K, *shape), from ``carried``, the last two of the maps."""
         if self.trust is None:
             return torch.zeros_like(maps[:, :, 0])
         carried, certainty = maps[:, :, -2], maps[:, :, -1]
@@ -147,25 +146,6 @@ class Evidence(nn.Module):
         flat = torch.cat(read, 1)
         flat = flat.unflatten(2, coarse)
         return rearrange(resize(flat, shape), "b (two k) x y z -> b k two x y z", two=2)
-
-
-@torch.no_grad()
-@exact
-def carry_over(task: Task, query: Described, shape: tuple[int, ...]) -> Tensor:
-    """The reference's masks where registration finds them in the query, and how certain that is: (b, K, 2, *shape).
-    Windows of T are averaged, the better they fit the more, the NEAREST to the query's place in the field of view if
-    there are many; a reference says nothing of a class that it lacks."""
-    b, k = len(query.box), task.atlas.shape[1]
-    total, weight = (task.tokens.new_zeros(b, k, n, *shape, dtype=torch.float32) for n in (2, 1))
-    windows = list(enumerate(kept_windows(task, b)))
-    for i, reference in sorted(windows, key=lambda w: float(offset(w[1], query).norm(dim=1).mean()))[:NEAREST]:
-        places, certainty = register(query, reference, shape)
-        atlas = task.atlas[:, :, i].float().expand(b, -1, -1, -1, -1)
-        known = (atlas >= 0).all((2, 3, 4))[:, :, None, None, None, None]
-        share = known * (certainty**4 + 1e-4)[:, :, None]
-        carried = torch.stack([sample(atlas, places), certainty.expand(-1, k, -1, -1, -1)], 2)
-        total, weight = total + carried * share, weight + share
-    return total / weight.clamp_min(1e-6)
 
 
 def _known(task: Task) -> Tensor | None:

@@ -12,7 +12,6 @@ from einops import einsum, rearrange, repeat
 from torch import Tensor, nn
 
 from iris_core.model.blocks import MLP, Attention, coordinates, exact, fourier, inside
-from iris_core.model.registration import CHANNELS, KEPT, Described, described, surroundings
 
 EPSILON = 1e-6
 COMPACT = ("tokens", "prototypes", "location")  # the parts of a task without spatial memory
@@ -25,8 +24,6 @@ class Task:
     tokens: (b, K, m + 1, C), T_f and T_c. prototypes: (b, K, levels, 2, P), foreground and background, unit length.
     location: (b, K, 10), 1, centre and raw second moments in the field of view.
     memory_keys: (b, N, M) reference positions; memory_masks: (b, K, N), how much of each is the class.
-    anatomy: (b, R, 13, A, A, A), descriptors of R windows and where in them the field of view is; frames (b, R, 3, 3),
-    those windows' edges in voxels, lower and upper corners; atlas: (b, K, R, A, A, A), their masks, -1 if unknown.
     familiarity: (b, K), 0 to 1, how much the head may change what registration is sure of.
     """
 
@@ -35,18 +32,14 @@ class Task:
     location: Tensor
     memory_keys: Tensor
     memory_masks: Tensor
-    anatomy: Tensor
-    frames: Tensor
-    atlas: Tensor
     familiarity: Tensor
 
     @classmethod
     def compact(cls, tokens: Tensor, prototypes: Tensor, location: Tensor) -> "Task":
-        """A task that is a few vectors per class, all familiar, without spatial memory or anything to register."""
+        """A task that is a few vectors per class, all familiar, without spatial memory."""
         b, k = tokens.shape[:2]
         empty = tokens.new_zeros
-        memory, windows = (empty(b, 0, 0), empty(b, k, 0)), (empty(b, 0, CHANNELS + 1, *KEPT), empty(b, 0, 3, 3))
-        return cls(tokens, prototypes, location, *memory, *windows, empty(b, k, 0, *KEPT), tokens.new_ones(b, k))
+        return cls(tokens, prototypes, location, empty(b, 0, 0), empty(b, k, 0), tokens.new_ones(b, k))
 
     def map(self, function) -> "Task":
         """The same task with ``function`` applied to every tensor."""
@@ -54,9 +47,6 @@ class Task:
 
     def without_memory(self) -> "Task":
         return replace(self, memory_keys=self.memory_keys[:, :0], memory_masks=self.memory_masks[:, :, :0])
-
-    def without_windows(self) -> "Task":
-        return replace(self, anatomy=self.anatomy[:, :0], frames=self.frames[:, :0], atlas=self.atlas[:, :, :0])
 
     def bare(self) -> "Task":
         """A few vectors per class."""
@@ -148,7 +138,6 @@ class TaskEncoder(nn.Module):
         location_prior: bool,
         memory_channels: int,
         memory_width: int,
-        registration: bool,
         high_resolution: bool = True,
         foreground: bool = True,
     ) -> None:
@@ -158,7 +147,6 @@ class TaskEncoder(nn.Module):
         self.prototype_width = prototype_width
         self.location_prior = location_prior
         self.memory_width = memory_width
-        self.registration = registration
         self.high_resolution = high_resolution
         self.foreground = foreground
         if memory_width:
@@ -170,12 +158,11 @@ class TaskEncoder(nn.Module):
         features: Tensor,
         matching: list[Tensor],
         memory: Tensor | None,
-        descriptors: Tensor | None,
         masks: Tensor,
         box: Tensor,
     ) -> Task:
         """features: the level that feeds T. matching: the levels for prototypes. memory: the level for the memory.
-        descriptors: of the image, to register. masks (b, K, X, Y, Z); box (b, 2, 3): the window in the reference's
+        masks (b, K, X, Y, Z); box (b, 2, 3): the window in the reference's
         field of view."""
         masks = masks.float() if self.high_resolution else as_coarse(masks.float(), features.shape[2:])
         down = pull_down(masks, features.shape[2:])
@@ -193,11 +180,6 @@ class TaskEncoder(nn.Module):
         if self.memory_width:
             keys, filled = self.memory_keys(memory, box), self.memory_masks(masks, memory, box)
             task = replace(task, memory_keys=keys, memory_masks=filled)
-        if self.registration:
-            seen = described(descriptors, tuple(masks.shape[2:]), box)
-            anatomy = resample(torch.cat([seen.descriptors, seen.valid], 1), KEPT)[:, None]
-            frames = torch.cat([seen.edges[:, None], seen.box], 1)[:, None]
-            task = replace(task, anatomy=anatomy, frames=frames, atlas=resample(masks, KEPT)[:, :, None])
         return task
 
     def prototypes(self, matching: list[Tensor], masks: Tensor, box: Tensor) -> Tensor:
@@ -221,24 +203,6 @@ class TaskEncoder(nn.Module):
         share = F.adaptive_avg_pool3d(masks, memory.shape[2:])
         valid = inside(box, memory.shape[2:])
         return rearrange(share * valid - (1 - valid), "b k x y z -> b k (x y z)")
-
-
-def kept_windows(task: Task, b: int) -> list[Described]:
-    """The windows that T holds to register a query with, for a batch of b."""
-    anatomy, frames = task.anatomy.float().expand(b, *[-1] * 5), task.frames.expand(b, -1, -1, -1)
-    around = [surroundings(masks) for masks in task.atlas.unbind(2)]
-    return [
-        Described(seen[:, :CHANNELS], seen[:, CHANNELS:], near.expand(b, *[-1] * 4), frame[:, 0], frame[:, 1:])
-        for seen, near, frame in zip(anatomy.unbind(1), around, frames.unbind(1), strict=True)
-    ]
-
-
-def resample(masks: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """Masks (b, K, x, y, z) averaged down, or interpolated up, to another shape."""
-    finer = tuple(max(n, m) for n, m in zip(masks.shape[2:], shape, strict=True))
-    if finer != masks.shape[2:]:
-        masks = F.interpolate(masks, size=finer, mode="trilinear")
-    return F.adaptive_avg_pool3d(masks, shape)
 
 
 @exact

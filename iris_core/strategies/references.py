@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from iris_core.case import Case, InputError, LabelClass
-from iris_core.embeddings import Overview, TaskEmbedding, combine, context_ensemble, geometric_mean
+from iris_core.embeddings import Overview, TaskEmbedding, combine, context_ensemble, geometric_mean, thinned
 from iris_core.geometry import (
     WorkingGrid,
     apply_matrices,
@@ -22,6 +22,7 @@ from iris_core.geometry import (
 from iris_core.intensity import detect_scheme, normalise
 from iris_core.model.iris import Features, Iris, precision, upsample
 from iris_core.model.task_encoder import Task
+from iris_core.registration import Scan, show
 from iris_core.strategies.base import Given, Known
 
 PAPER_SPACING_MM = 1.5
@@ -99,7 +100,7 @@ def encode(model: Iris, reference: Case, spacing_mm: float, scheme: str, overvie
             with precision(window.image.device):
                 features = model.encode_image(window.image)
                 parts.append(model.encode_task(features, window.masks, window.box))
-                if model.config.registration and not tasks:
+                if model.registers and not tasks:
                     again.append(_found_again(model, features, parts[-1], window))
             weights.append(window.masks[0].sum((1, 2, 3)))
         if again:
@@ -108,7 +109,7 @@ def encode(model: Iris, reference: Case, spacing_mm: float, scheme: str, overvie
             familiarity = ((common / half.clamp_min(1e-6) - low) / (high - low)).clamp(0, 1)
         task = combine(parts, torch.stack(weights))
         task = task if familiarity is None else replace(task, familiarity=familiarity)
-        tasks.append(task.map(lambda t: t.half().float()))  # as a task file keeps it
+        tasks.append(thinned(task).map(lambda t: t.half().float()))  # as a task file keeps it
     return TaskEmbedding(
         task=tasks[0],
         values=tuple(c.value for c in classes),
@@ -117,6 +118,7 @@ def encode(model: Iris, reference: Case, spacing_mm: float, scheme: str, overvie
         scheme=scheme,
         overlapping=any(len(c.members) > 1 for c in classes),
         overviews=tuple(Overview(task, mm) for task, mm in zip(tasks[1:], coarser, strict=True)),
+        shown=(show(volumes.scan, list(map(torch.from_numpy, volumes.masks))),) if model.registers else (),
     )
 
 
@@ -141,6 +143,10 @@ class Volumes:
     image: np.ndarray
     masks: list[np.ndarray]
     spacing_mm: tuple[float, ...]
+
+    @property
+    def scan(self) -> Scan:
+        return Scan(torch.from_numpy(self.image), self.spacing_mm)
 
     @classmethod
     def of(cls, reference: Case, scheme: str) -> "Volumes":

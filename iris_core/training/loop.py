@@ -23,7 +23,7 @@ from tqdm import tqdm
 from iris_core import checkpoint
 from iris_core.case import Case, InputError, LabelClass
 from iris_core.data.cache import class_spacings, read_case
-from iris_core.data.episodes import Episode, EpisodeDataset
+from iris_core.data.episodes import Episode, EpisodeDataset, carried_over
 from iris_core.embeddings import MemoryBank
 from iris_core.evaluation.protocol import Draw, draw_pairs, evaluate, summarise
 from iris_core.model.iris import Iris, IrisConfig, precision, upsample
@@ -155,14 +155,15 @@ def _learn(
     model: Iris, device: torch.device, episode: Episode
 ) -> tuple[Episode, Task, float, tuple[Tensor | None, ...]]:
     """Forward and backward of one episode: its T, the loss, and the gradient of every parameter."""
+    carried = carried_over(episode, model.config.stem_stride, device) if model.registers else None
     with precision(device):
         reference, query = (model.encode_image(x.to(device)) for x in (episode.reference, episode.query))
         task = model.encode_task(reference, episode.reference_masks.to(device), episode.reference_box.to(device))
         used = task.bare() if episode.drop_memory else task
         used = used.without_location() if episode.drop_location else used
         box = episode.query_box.to(device)
-        evidence = model.compare(query, used, box)
-        logits = upsample(model.decode(query, used, box, evidence), model.config.stem_stride)
+        evidence = model.compare(query, used, box, None if episode.drop_memory else carried)
+        logits = upsample(model.decode(query, used, box, evidence=evidence), model.config.stem_stride)
     masks = episode.query_masks.to(device)
     loss = segmentation_loss(logits, masks, None if episode.query_valid is None else episode.query_valid.to(device))
     match = model.mask_decoder.evidence.match

@@ -1,0 +1,73 @@
+"""What a query is registered to, as tensors of one byte and plain values: the part of a task file that shows anatomy."""
+
+import torch
+from torch import Tensor
+
+from iris_core.registration.describe import CHANNELS
+from iris_core.registration.lattice import Lattice
+from iris_core.registration.shown import LIMITS, SCALES, Shown, packed, unpacked
+
+MOST = 256  # references of a task; an edge's cells
+LARGEST_MM = 1e5
+
+
+def to_tensors(shown: tuple[Shown, ...]) -> tuple[dict[str, Tensor], list[dict]]:
+    """Tensors by name, and for each reference where its lattices lie, for JSON."""
+    tensors, about = {}, []
+    for i, one in enumerate(shown):
+        described = dict(_names(one.scales), **({} if one.near is one.scales[0] else {"near": one.near}))
+        parts = {name: packed(d) for name, d in described.items()}
+        parts |= {name: getattr(one, name).to(torch.uint8) for name in ("around", "sets", "known")}
+        parts["labels"] = one.labels
+        tensors |= {f"shown{i}/{name}": part.cpu().contiguous() for name, part in parts.items()}
+        lattices = {name: d.lattice for name, d in described.items()} | {"grid": one.grid}
+        about.append(
+            {name: [lattice.cell_mm, *lattice.centre_mm] for name, lattice in lattices.items()}
+            | {"view_mm": one.scales[0].view.tolist()}
+        )
+    return tensors, about
+
+
+def from_tensors(tensors: dict[str, Tensor], about: list[dict], k: int) -> tuple[Shown, ...]:
+    """The references of a task of k classes; takes their tensors out of ``tensors``. Raises ValueError, KeyError or
+    TypeError where they are not what ``to_tensors`` makes."""
+    if not isinstance(about, list) or len(about) > MOST:
+        raise ValueError(f"a task must have a list of at most {MOST} references")
+    return tuple(_reference(tensors, f"shown{i}/", where, k) for i, where in enumerate(about))
+
+
+def _reference(tensors: dict[str, Tensor], at: str, where: dict, k: int) -> Shown:
+    view = torch.tensor(where["view_mm"], dtype=torch.float32)
+    if view.shape != (2, 3) or not (view.abs() < LARGEST_MM).all() or (view[0] >= view[1]).any():
+        raise ValueError(f"{at}view_mm must be two corners in order, got {where['view_mm']}")
+
+    def part(name: str, shape: tuple[int | None, ...], *kinds: torch.dtype) -> Tensor:
+        tensor = tensors.pop(at + name)
+        fits = tensor.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, tensor.shape, strict=True))
+        if tensor.dtype not in kinds or not fits or not 0 < max(tensor.shape) <= MOST * MOST:
+            raise ValueError(f"{at}{name} must be {shape} of {kinds}, got {tuple(tensor.shape)} of {tensor.dtype}")
+        return tensor
+
+    def lattice(name: str, shape: torch.Size) -> Lattice:
+        cell, *centre = map(float, where[name])
+        if not 0 < cell < LARGEST_MM or len(centre) != 3 or not all(abs(c) < LARGEST_MM for c in centre):
+            raise ValueError(f"{at}{name} must have a cell and a centre in mm, got {where[name]}")
+        return Lattice(tuple(shape), cell, tuple(centre))
+
+    def described(name: str):
+        values = part(name, (1, CHANNELS + 1, None, None, None), torch.uint8)
+        return unpacked(values, lattice(name, values.shape[2:]), view)
+
+    scales = tuple(described(name) for name in _names(range(SCALES)))
+    labels, sets = part("labels", (None,) * 3, *LIMITS), part("sets", (None, k), torch.uint8)
+    around = part("around", (1, 1, *scales[0].lattice.shape), torch.uint8)
+    known = part("known", (k,), torch.uint8)
+    if labels.min() < 0 or int(labels.max()) >= len(sets):
+        raise ValueError(f"{at}labels must lie between 0 and {len(sets) - 1}")
+    near = described("near") if "near" in where else scales[0]
+    grid = lattice("grid", labels.shape)
+    return Shown(scales, near, around.float(), labels, grid, sets.bool(), known.bool())
+
+
+def _names(scales) -> dict:
+    return {f"scale{i}": scale for i, scale in enumerate(scales)}
