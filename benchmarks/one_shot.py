@@ -15,10 +15,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import app  # noqa: F401  how threads wait, as in `iris`
+
 
 def measure(preset: str, k: int, queries: int) -> dict[str, float]:
-    import app  # noqa: F401  how threads wait, as in `iris`
-    import numpy as np  # isort: skip
+    import numpy as np
     import torch
 
     from iris_core.case import Case, plain_classes
