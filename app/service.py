@@ -131,12 +131,15 @@ class Service:
         work = forecast.work(model, embedding, query)
         voxels, voxels_if_lost = (sum(map(math.prod, shapes)) for shapes in (work.windows, work.if_lost))
         shape = max(work.windows, key=math.prod)
-        pace = work.k, embedding.task.memory_keys.shape[1], math.prod(shape).bit_length()
+        pace = work.k, work.registrations, embedding.task.memory_keys.shape[1], math.prod(shape).bit_length()
         if pace not in self._pace:
-            window = forecast.window_seconds(model, embedding, shape) / math.prod(shape)
-            self._pace[pace] = window, forecast.voxel_seconds(model, embedding)
-        window, voxel = self._pace[pace]
-        volume = voxel * work.voxels
+            device = next(model.parameters()).device
+            once, registered = forecast.registration_seconds(embedding, device) if work.registrations else (0.0, None)
+            found = [registered] * work.registrations
+            window = forecast.window_seconds(model, embedding, shape, found) / math.prod(shape)
+            self._pace[pace] = window, forecast.voxel_seconds(model, embedding), once * work.registrations
+        window, voxel, registering = self._pace[pace]
+        volume = voxel * work.voxels + registering
         return window * voxels + volume, work.bytes(model) / 2**30, window * voxels_if_lost + volume
 
 

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from iris_core.geometry import Orientation, WorkingGrid, labels_back
 from iris_core.inference import coarse_pass, cover
 from iris_core.intensity import normalise
 from iris_core.model.iris import Iris, precision
+from iris_core.registration import Registered, Scan, carry_over, register
 
 FOUND = 2 / 3  # of a window's edge: what is looked at after a coarse pass, typically. Ours
 PROBE = 64  # voxels, edge of the volume whose handling is timed
@@ -31,7 +33,7 @@ class Work:
 
     windows: shapes of all windows, the coarse pass's among them, if the coarse pass finds the structures.
     if_lost: the same if they are not there after all, which cannot be known before. k: classes. voxels: of the query.
-    samples: of the logits.
+    samples: of the logits. registrations: of the query to references.
     """
 
     windows: tuple[tuple[int, int, int], ...]
@@ -39,6 +41,7 @@ class Work:
     k: int
     voxels: int
     samples: int
+    registrations: int
 
     def bytes(self, model: Iris) -> int:
         """Memory at the peak, beyond the model and the task."""
@@ -67,11 +70,28 @@ def work(model: Iris, embedding: TaskEmbedding, query: Case) -> Work:
         k=len(embedding.values),
         voxels=math.prod(shape),
         samples=math.prod(-(-n // config.stem_stride) for n in grid.working_shape),
+        registrations=len(embedding.shown) if model.registers else 0,
     )
 
 
 @torch.inference_mode()
-def window_seconds(model: Iris, embedding: TaskEmbedding, shape: tuple[int, int, int]) -> float:
+def registration_seconds(embedding: TaskEmbedding, device: torch.device) -> tuple[float, Registered]:
+    """Seconds that registering a query to the embedding's first reference takes on this machine, whatever its size:
+    measured on noise; and what came of it."""
+    shown = embedding.shown[0].to(device)
+    low, high = shown.scales[0].view
+    spacing = float((high - low).prod() ** (1 / 3)) / PROBE
+    shape = [max(1, round(float(edge) / spacing)) for edge in high - low]
+    noise = Scan(torch.randn(shape, device=device), (spacing,) * 3)
+    started = time.perf_counter()
+    found = register(noise, shown)
+    return time.perf_counter() - started, found
+
+
+@torch.inference_mode()
+def window_seconds(
+    model: Iris, embedding: TaskEmbedding, shape: tuple[int, int, int], registered: Sequence[Registered]
+) -> float:
     """Seconds that one window of zeros takes on this machine, with the embedding's classes."""
     device = next(model.parameters()).device
     task = embedding.task.map(lambda t: t.to(device))
@@ -79,8 +99,10 @@ def window_seconds(model: Iris, embedding: TaskEmbedding, shape: tuple[int, int,
 
     def decode() -> float:
         started = time.perf_counter()
+        places = WorkingGrid(shape, (1.0,) * 3, 1.0).places_mm((0, 0, 0), shape, model.config.stem_stride)
+        carried = carry_over(registered, places.to(device)) if registered else None
         with precision(device):
-            model.decoded(torch.zeros(1, 1, *shape, device=device), task, box)[0].float().cpu()
+            model.decoded(torch.zeros(1, 1, *shape, device=device), task, box, carried)[0].float().cpu()
         return time.perf_counter() - started
 
     first = decode()

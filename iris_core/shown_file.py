@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from iris_core.registration.describe import CHANNELS
+from iris_core.registration.describe import CHANNELS, Described
 from iris_core.registration.lattice import Lattice
-from iris_core.registration.shown import LIMITS, SCALES, Shown, packed, unpacked
+from iris_core.registration.shown import LIMITS, SCALES, Shown
 
 MOST = 256  # references of a task; an edge's cells
 LARGEST_MM = 1e5
@@ -16,9 +16,9 @@ def to_tensors(shown: tuple[Shown, ...]) -> tuple[dict[str, Tensor], list[dict]]
     tensors, about = {}, []
     for i, one in enumerate(shown):
         described = dict(_names(one.scales), **({} if one.near is one.scales[0] else {"near": one.near}))
-        parts = {name: packed(d) for name, d in described.items()}
-        parts |= {name: getattr(one, name).to(torch.uint8) for name in ("around", "sets", "known")}
-        parts["labels"] = one.labels
+        parts = {name: d.values for name, d in described.items()}
+        parts |= {name: getattr(one, name).to(torch.uint8) for name in ("sets", "known")}
+        parts |= {"around": one.around, "labels": one.labels}
         tensors |= {f"shown{i}/{name}": part.cpu().contiguous() for name, part in parts.items()}
         lattices = {name: d.lattice for name, d in described.items()} | {"grid": one.grid}
         about.append(
@@ -54,9 +54,9 @@ def _reference(tensors: dict[str, Tensor], at: str, where: dict, k: int) -> Show
             raise ValueError(f"{at}{name} must have a cell and a centre in mm, got {where[name]}")
         return Lattice(tuple(shape), cell, tuple(centre))
 
-    def described(name: str):
+    def described(name: str) -> Described:
         values = part(name, (1, CHANNELS + 1, None, None, None), torch.uint8)
-        return unpacked(values, lattice(name, values.shape[2:]), view)
+        return Described(values, lattice(name, values.shape[2:]), view)
 
     scales = tuple(described(name) for name in _names(range(SCALES)))
     labels, sets = part("labels", (None,) * 3, *LIMITS), part("sets", (None, k), torch.uint8)
@@ -66,7 +66,7 @@ def _reference(tensors: dict[str, Tensor], at: str, where: dict, k: int) -> Show
         raise ValueError(f"{at}labels must lie between 0 and {len(sets) - 1}")
     near = described("near") if "near" in where else scales[0]
     grid = lattice("grid", labels.shape)
-    return Shown(scales, near, around.float(), labels, grid, sets.bool(), known.bool())
+    return Shown(scales, near, around, labels, grid, sets.bool(), known.bool())
 
 
 def _names(scales) -> dict:

@@ -70,6 +70,8 @@ def load_task(path: Path, model: Iris, weights_sha256: str) -> TaskEmbedding:
         with safe_open(path, "pt") as stored:
             about = json.loads((stored.metadata() or {})["iris_task"])
             tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+        if "shown" not in about:
+            raise ValueError("it was made before 0.5.0; encode the reference again")
         if about["weights_sha256"] != weights_sha256:
             raise InputError(
                 f"{path}: a task file goes with the weights that made it, {str(about['weights_sha256'])[:12]}…,"

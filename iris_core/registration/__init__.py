@@ -13,7 +13,7 @@ from iris_core.registration.carry import Field, Registered, carry_over
 from iris_core.registration.describe import Described, Scan, describe
 from iris_core.registration.lattice import Lattice, smoothed
 from iris_core.registration.refine import Match, refine
-from iris_core.registration.shown import NEAR_CELLS, Shown, cell_of, show
+from iris_core.registration.shown import NEAR_CELLS, Shown, cell_of, show, unpacked
 from iris_core.registration.start import OUTSIDE, discrete_start, resized
 
 __all__ = ["Registered", "Scan", "Shown", "carry_over", "register", "show"]
@@ -31,7 +31,7 @@ ROOM = 2  # × NEAR_CELLS: the most around the structures of a query
 @torch.no_grad()
 def register(query: Scan, reference: Shown, start_mm: Tensor | None = None) -> Registered:
     """A query on a reference. start_mm (3,): where in the reference the query's middle may lie, beside its middle."""
-    moving = reference.scales[_scale(query, reference)]
+    moving = unpacked(reference.scales[_scale(query, reference)])
     cell = moving.lattice.cell_mm
     fixed = describe(query, cell)
     lowest = fixed.at(DISCRETE)
@@ -39,7 +39,7 @@ def register(query: Scan, reference: Shown, start_mm: Tensor | None = None) -> R
     starts = [torch.zeros_like(begun), begun]
     if start_mm is not None:
         starts.append(torch.zeros_like(begun) + start_mm.to(begun)[:, None, None, None])
-    around = reference.scales[0].lattice, reference.around
+    around = reference.scales[0].lattice, reference.around.float()
     coarse, there = fixed.at(COARSEST), moving.at(COARSEST)
     tried = [refine(coarse, there, resized(start, lowest, coarse), FIRST_STEPS) for start in starts]
     found, before = min(tried, key=lambda match: _left(coarse, match, *around)), coarse
@@ -51,7 +51,7 @@ def register(query: Scan, reference: Shown, start_mm: Tensor | None = None) -> R
     if reference.near.lattice.cell_mm < 0.9 * cell and (box := _near(fixed, found, *around)) is not None:
         finer = max(reference.near.lattice.cell_mm, cell_of(*box, ROOM * NEAR_CELLS))
         close = describe(query, finer, *box)
-        fields.append(_field(close, refine(close, reference.near, resized(found.field, fixed, close), NEAR_STEPS)))
+        fields.append(_field(close, refine(close, unpacked(reference.near), resized(found.field, fixed, close), NEAR_STEPS)))
     return Registered(reference, tuple(fields))
 
 

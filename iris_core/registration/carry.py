@@ -28,13 +28,16 @@ class Registered:
     fields: tuple[Field, ...]
 
     def at(self, places: Tensor) -> tuple[Tensor, Tensor]:
-        """Places (1, 3, …) of the query in mm → those of the reference, and certainty (1, 1, …)."""
+        """Places (1, 3, …) of the query in mm → those of the reference, and certainty (1, 1, …), 0 outside of the query."""
         moved = None
         for field in self.fields:
             values = torch.cat([field.displacement, field.certainty], 1)
             sampled = field.lattice.sampled(values, places, "border")
             inside = (field.lattice.unit(places).abs() <= 1).all(1, keepdim=True)
-            moved = sampled if moved is None else torch.where(inside, sampled, moved)
+            if moved is None:
+                moved = torch.cat([sampled[:, :3], sampled[:, 3:] * inside], 1)
+            else:
+                moved = torch.where(inside, sampled, moved)
         return places + moved[:, :3], moved[:, 3:]
 
 

@@ -23,8 +23,8 @@ LIMITS = {torch.uint8: 2**8, torch.int16: 2**15, torch.int32: 2**31}
 
 @dataclass(frozen=True)
 class Shown:
-    """scales: of the whole scan, finest first; near: of what lies around the structures. around (1, 1, …): 1 near a
-    structure, on the finest scale's lattice. labels (x, y, z), on ``grid``: which of ``sets`` (n, K), bool, a place
+    """scales: of the whole scan, finest first; near: of what lies around the structures; both ``packed``: a pool holds
+    hundreds. around (1, 1, …), bytes: 1 near a structure, on the finest scale's lattice. labels (x, y, z), on ``grid``: which of ``sets`` (n, K), bool, a place
     belongs to: the classes there. known (K,): which of T's classes this reference speaks of."""
 
     scales: tuple[Described, ...]
@@ -58,16 +58,16 @@ def show(scan: Scan, masks: Sequence[Tensor]) -> Shown:
     """A reference: its scan, and a mask (x, y, z) of each of its K classes, bool or in [0, 1], not all of them empty."""
     low, high = scan.view
     cell = max(cell_of(low, high), FINEST * min(scan.spacing_mm))
-    scales = tuple(_kept(describe(scan, cell * 2**i)) for i in range(SCALES))
+    scales = tuple(packed(describe(scan, cell * 2**i)) for i in range(SCALES))
     lattice = scales[0].lattice
     everything = torch.stack([mask.float() for mask in masks]).amax(0)
     there = lattice.resample(everything, scan.spacing_mm, "zero")[None, None]
-    around = (F.max_pool3d(there, 5, 1, 2) > 0.1).float()
+    around = (F.max_pool3d(there, 5, 1, 2) > 0.1).to(torch.uint8)
     places = lattice.places()[0][:, there[0, 0] > 0]
     low = torch.maximum(places.amin(1) - MARGIN * cell, low)
     high = torch.minimum(places.amax(1) + MARGIN * cell, high)
     close = max(cell_of(low, high, NEAR_CELLS), FINEST_NEAR * min(scan.spacing_mm))
-    near = _kept(describe(scan, close, low, high)) if close < 0.9 * cell else scales[0]
+    near = packed(describe(scan, close, low, high)) if close < 0.9 * cell else scales[0]
     grid = spanning(low, high, close / 2)
     labels, sets = _labelled(grid, scan, masks)
     return Shown(scales, near, around, labels, grid, sets, torch.ones(len(masks), dtype=torch.bool))
@@ -97,18 +97,14 @@ def _labelled(grid: Lattice, scan: Scan, masks: Sequence[Tensor]) -> tuple[Tenso
     return labels.to(kind), sets
 
 
-def _kept(described: Described) -> Described:
-    """With values as a task file holds them."""
-    return unpacked(packed(described), described.lattice, described.view)
-
-
-def packed(described: Described) -> Tensor:
-    """Values as whole numbers of one byte."""
+def packed(described: Described) -> Described:
+    """With values of one byte each."""
     descriptors, grey = described.values.split([CHANNELS, 1], 1)
     grey = (grey.clamp(-GREY, GREY) + GREY) / (2 * GREY)
-    return (torch.cat([descriptors, grey], 1) * 255).round().to(torch.uint8)
+    values = (torch.cat([descriptors, grey], 1) * 255).round().to(torch.uint8)
+    return replace(described, values=values)
 
 
-def unpacked(values: Tensor, lattice: Lattice, view: Tensor) -> Described:
-    descriptors, grey = (values.float() / 255).split([CHANNELS, 1], 1)
-    return Described(torch.cat([descriptors, grey * (2 * GREY) - GREY], 1), lattice, view)
+def unpacked(described: Described) -> Described:
+    descriptors, grey = (described.values.float() / 255).split([CHANNELS, 1], 1)
+    return replace(described, values=torch.cat([descriptors, grey * (2 * GREY) - GREY], 1))

@@ -199,7 +199,7 @@ def test_the_memory_bank_decodes_what_it_holds(tiny, reference):
     known = STRATEGIES["memory_bank"](Given(tiny, classes=("D/b", "D/a"), bank=bank, training=training))
     embedding = known(reference).embedding
     assert embedding.names == ("D/b", "D/a") and embedding.values == (1, 2)
-    bare = replace(shown, task=shown.task.bare(), overviews=())
+    bare = replace(shown, task=shown.task.bare(), overviews=(), shown=())
     direct, through = segment(tiny, bare, reference), segment(tiny, embedding, reference)
     renamed = np.select([through == 2, through == 1], [7, 40], 0)
     assert (direct == renamed).mean() > 0.999

@@ -35,10 +35,12 @@ MAY_IMPORT = {
 LAYERS = [
     "case",
     "geometry",
+    "registration",
     "intensity",
     "model",
     "embeddings",
     "checkpoint",
+    "shown_file",
     "task_file",
     "inference",
     "forecast",

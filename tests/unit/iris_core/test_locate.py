@@ -26,23 +26,32 @@ def embedding(tiny):
 def passes(monkeypatch, embedding):
     """Replaces the network by one that finds a ball at ``where[spacing]``, and registration by one that finds it at
     ``where["registered"]``; records (spacing or "registered", sure) of each pass."""
-    where: dict[float | str, np.ndarray | None] = {"registered": None}
-    seen = []
 
-    def logits(model, task, image, grid, device, progress=None, region=None, answer=None):
+    def ball_at(which, grid):
         samples = tuple(-(-n // 2) for n in grid.working_shape)
-        which = "registered" if answer == model.registered else round(grid.working_mm / embedding.spacing_mm)
-        centre = where[which]
-        found = torch.full((1, *samples), -5.0)
+        found, centre = torch.full((1, *samples), -5.0), where[which]
         if centre is not None:
             index = np.stack(np.meshgrid(*(np.arange(n) for n in samples), indexing="ij"), -1) * 2 * grid.working_mm
             found[0][torch.from_numpy(np.linalg.norm(index - centre, axis=-1) < 8)] = 5.0
+        return found
+
+    where: dict[float | str, np.ndarray | None] = {"registered": None}
+    seen = []
+
+    def believed(model, grid, device, registered, k):
+        seen.append(("registered", None))
+        return ball_at("registered", grid)
+
+    def logits(model, task, image, grid, device, registered, progress=None, region=None):
+        which = round(grid.working_mm / embedding.spacing_mm)
+        found = ball_at(which, grid)
         if region is not None:
-            allowed = inference._on(region, grid, samples, 2)
+            allowed = inference._on(region, grid, found.shape[1:], 2)
             found = found.masked_fill(~allowed, inference.ABSENT)
         seen.append((which, None if region is None else region.sure.tolist()))
         return found
 
+    monkeypatch.setattr(inference, "_believed", believed)
     monkeypatch.setattr(inference, "window_logits", logits)
     return where, seen
 
@@ -82,17 +91,18 @@ def test_an_unsure_coarse_pass_leaves_the_whole_query(tiny, embedding, passes):
 def test_each_class_is_located_by_what_is_sure_of_it(tiny, embedding, monkeypatch):
     """Registration is sure of the first class, the model of both, elsewhere."""
 
-    def logits(model, task, image, grid, device, answer=None):
+    def at(grid, *places):
         found = torch.full((2, *(-(-n // 2) for n in grid.working_shape)), -5.0)
-        if answer == model.registered:
-            found[0, 5, 5, 5] = 5.0
-        else:
-            found[:, 20, 15, 15] = 5.0
+        for place in places:
+            found[place] = 5.0
         return found
 
-    monkeypatch.setattr(inference, "window_logits", logits)
+    monkeypatch.setattr(inference, "_believed", lambda model, grid, *_: at(grid, (0, 5, 5, 5)))
+    monkeypatch.setattr(
+        inference, "window_logits", lambda model, task, image, grid, *_: at(grid, (0, 20, 15, 15), (1, 20, 15, 15))
+    )
     grid = inference.WorkingGrid(SHAPE, (1.0, 1.0, 1.0), embedding.spacing_mm)
-    region = inference._locate(tiny, embedding, torch.zeros(SHAPE), grid, torch.device("cpu"))
+    region = inference._locate(tiny, embedding, torch.zeros(SHAPE), grid, torch.device("cpu"), [])
     assert region.sure.tolist() == [True, True]
     assert region.allowed[:, 5, 5, 5].tolist() == [True, False]
     assert region.allowed[:, 20, 15, 15].tolist() == [False, True]

@@ -39,7 +39,7 @@ def test_permuting_classes_permutes_the_output(tiny, episode):
 def test_the_task_of_a_class_does_not_depend_on_the_others(tiny, episode):
     image, masks, _ = episode
     together, alone = task(tiny, masks, image), task(tiny, masks[:, 1:2], image)
-    for name in ("tokens", "prototypes", "location", "memory_masks", "atlas"):
+    for name in ("tokens", "prototypes", "location", "memory_masks"):
         assert torch.allclose(getattr(together, name)[:, 1:2], getattr(alone, name), atol=1e-5), name
 
 
@@ -64,12 +64,15 @@ def test_a_task_of_a_few_vectors_decodes(tiny, episode):
 @torch.inference_mode()
 def test_what_registration_says_is_a_term_of_the_logits(tiny, episode):
     image, masks, query = episode
-    t, said = task(tiny, masks, image), tiny.mask_decoder.evidence.belief
-    alone = tiny.registered(query, t, BOX)
-    assert alone.any() and alone.shape == tiny.decoded(query, t, BOX).shape
-    assert torch.equal(alone, said(tiny.compare(tiny.encode_image(query), t, BOX)))
-    assert not tiny.registered(query, t.bare(), BOX).any()
-    assert not Iris(without(tiny.config, "registration")).registered(query, t.bare(), BOX).any()
+    t, features = task(tiny, masks, image), tiny.encode_image(query)
+    carried = torch.rand(1, 3, 2, 12, 8, 8)
+    said = tiny.mask_decoder.evidence.belief(tiny.compare(features, t, BOX, carried))
+    assert torch.equal(said, tiny.mask_decoder.evidence.belief(carried))
+    assert said.any() and said.shape == tiny.decode(features, t, BOX, carried).shape
+    assert not tiny.mask_decoder.evidence.belief(tiny.compare(features, t, BOX)).any()
+    plain = Iris(without(tiny.config, "registration"))
+    assert not plain.registers
+    assert not plain.mask_decoder.evidence.belief(plain.compare(plain.encode_image(query), t, BOX, carried)).any()
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -80,9 +83,9 @@ def test_a_model_without_a_part_learns_and_is_another(part, episode, tiny):
     shared = {k: v for k, v in tiny.state_dict().items() if v.shape == model.state_dict().get(k, v[None]).shape}
     model.load_state_dict(shared, strict=False)
     optimiser = torch.optim.SGD(model.parameters(), lr=0.05)
-    losses = []
+    losses, carried = [], torch.rand(1, 3, 2, 12, 8, 8)
     for _ in range(2):
-        logits = model(image, masks, BOX, query, BOX)
+        logits = model(image, masks, BOX, query, BOX, carried)
         assert logits.shape == (1, 3, 24, 16, 16)
         losses.append(segmentation_loss(logits, torch.ones_like(logits)))
         optimiser.zero_grad()
@@ -90,7 +93,7 @@ def test_a_model_without_a_part_learns_and_is_another(part, episode, tiny):
         optimiser.step()
         if len(losses) == 1:
             with torch.inference_mode():
-                assert not torch.allclose(logits, tiny(image, masks, BOX, query, BOX), atol=1e-4)
+                assert not torch.allclose(logits, tiny(image, masks, BOX, query, BOX, carried), atol=1e-4)
     assert losses[1] < losses[0]
 
 

@@ -6,12 +6,11 @@ import torch
 
 from iris_core import checkpoint
 from iris_core.case import Case, InputError, plain_classes
-from iris_core.embeddings import MemoryBank, combine
+from iris_core.embeddings import POSITIONS, MemoryBank, combine, thinned
 from iris_core.evaluation.metrics import dice, surface_dice
 from iris_core.evaluation.protocol import Score, draw_pairs, draw_pools, summarise
 from iris_core.intensity import detect_scheme, normalise
 from iris_core.model.iris import PRESETS, Iris
-from iris_core.model.registration import CHANNELS, KEPT
 from iris_core.model.task_encoder import Task
 
 
@@ -19,8 +18,7 @@ def a_task(k=2, n=5) -> Task:
     torch.manual_seed(k)
     prototypes = torch.nn.functional.normalize(torch.randn(1, k, 3, 2, 8), dim=-1)
     compact = torch.randn(1, k, 4, 64), prototypes, torch.rand(1, k, 10)
-    windows = torch.rand(1, 1, CHANNELS + 1, *KEPT), torch.rand(1, 1, 3, 3), torch.rand(1, k, 1, *KEPT)
-    return Task(*compact, torch.randn(1, n, 8), torch.rand(1, k, n), *windows, familiarity=torch.rand(1, k))
+    return Task(*compact, torch.randn(1, n, 8), torch.rand(1, k, n), familiarity=torch.rand(1, k))
 
 
 def test_two_classes_never_share_a_name():
@@ -69,8 +67,15 @@ def test_combined_tasks_are_weighted_means_and_memories_joined():
     assert torch.allclose(both.tokens[:, 1], second.tokens[:, 1])  # only the second shows this class
     assert torch.allclose(both.familiarity[:, 0], (first.familiarity[:, 0] + 3 * second.familiarity[:, 0]) / 4)
     assert both.memory_keys.shape[1] == 10
-    assert both.anatomy.shape[1] == both.frames.shape[1] == both.atlas.shape[2] == 2
     assert torch.allclose(both.prototypes.norm(dim=-1), torch.ones(1))
+
+
+def test_a_long_memory_is_thinned_evenly():
+    task = a_task(n=2 * POSITIONS + 3)
+    short = thinned(task)
+    assert short.memory_keys.shape[1] == short.memory_masks.shape[2] <= POSITIONS
+    assert torch.equal(short.memory_keys[:, 1], task.memory_keys[:, 3])
+    assert thinned(short) is short
 
 
 def test_a_checkpoint_survives_and_a_damaged_one_is_refused(tmp_path):
