@@ -53,7 +53,9 @@ def greedy(reference: Volume, query: Volume) -> np.ndarray:
     g = Greedy3D()
     start = "-ia-image-centers -m NCC 2x2x2 -n 100x50x20 -V 0"
     g.execute(f"-d 3 -a -dof 12 -i fixed moving {start} -o affine {threads}", fixed=fixed, moving=moving, affine=None)
-    g.execute(f"-d 3 -i fixed moving -it affine -m NCC 2x2x2 -n 100x50x20 -s 2vox 1vox -V 0 -o warp {threads}", warp=None)
+    g.execute(
+        f"-d 3 -i fixed moving -it affine -m NCC 2x2x2 -n 100x50x20 -s 2vox 1vox -V 0 -o warp {threads}", warp=None
+    )
     with tempfile.TemporaryDirectory() as folder:  # what LABEL makes is not kept in memory
         moved = Path(folder) / "moved.nii"
         g.execute(f"-d 3 -rf fixed -ri LABEL 0.2vox -rm mask {moved} -r warp affine -V 0 {threads}", mask=mask)

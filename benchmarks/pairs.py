@@ -2,9 +2,9 @@
 
     python benchmarks/pairs.py > benchmarks/pairs.json
 
-pairs.json: set → [[reference, query], …], each "folder/case" of nnUNet_raw or of label_maps. Label maps are painted, one
-contrast for both scans or two, where the set's name says so. Sets are the datasets with two subjects or more, or two
-contrasts of one; tumours and lesions are left out: each lies elsewhere, no registration could carry one over.
+pairs.json: set → [[reference, query], …], each "folder/case" of nnUNet_raw or of label_maps. Label maps are painted,
+one contrast for both scans or two, where the set's name says so. Sets are the datasets with two subjects or more, or
+two contrasts of one; tumours and lesions are left out: each lies elsewhere, no registration could carry one over.
 """
 
 import json
@@ -146,7 +146,9 @@ def _choose() -> dict[str, list[tuple[str, str]]]:
     chosen["torso CT-MR"] = [torso, torso[::-1]]
     heads = sorted(open_label_maps(DATA / "label_maps/brain").files)
     for name, seed in (("brain, one contrast", 1), ("brain, two contrasts", 2)):
-        drawn = draw_pairs({h: h for h in heads}, np.random.default_rng(seed).permutation(heads).tolist(), heads, 1, seed)
+        drawn = draw_pairs(
+            {h: h for h in heads}, np.random.default_rng(seed).permutation(heads).tolist(), heads, 1, seed
+        )
         chosen[name] = [(f"brain/{reference}", f"brain/{query}") for reference, query in drawn[:PAIRS]]
     regions = "abdomen", "heart", "kidney_L", "kidney_R", "knee_L", "knee_R", "larynx", "pelvis"
     woman, man = ([f"anatomy/hubmap_{sex}_{region}" for region in regions] for sex in "FM")

@@ -71,7 +71,10 @@ def iris(reference: Volume, query: Volume) -> np.ndarray:
     values = [int(v) for v in np.unique(labels) if v]
     shown = show(scan(image, spacing_mm), [torch.from_numpy(labels == v) for v in values])
     found = register(scan(query[0], query[2]), shown)
-    grid = [torch.from_numpy((np.arange(n) + 0.5 - n / 2) * s).float() for n, s in zip(query[0].shape, query[2], strict=True)]
+    grid = [
+        torch.from_numpy((np.arange(n) + 0.5 - n / 2) * s).float()
+        for n, s in zip(query[0].shape, query[2], strict=True)
+    ]
     carried, slab = np.zeros(query[0].shape, np.int32), max(1, 2**22 // (query[0][0].size * len(values)))
     for first in range(0, len(grid[0]), slab):
         places = torch.stack(torch.meshgrid(grid[0][first : first + slab], *grid[1:], indexing="ij"))[None]
@@ -99,16 +102,34 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def table(results: list[dict[str, str]], methods: list[str]) -> str:
     """Mean Dice, and seconds a pair, of each method on each set."""
-    lines = [f"{'set':24s} pairs" + "".join(f"{m:>12s}" for m in methods) + "   seconds" + "".join(f"{m:>11s}" for m in methods)]
+    lines = [
+        f"{'set':24s} pairs"
+        + "".join(f"{m:>12s}" for m in methods)
+        + "   seconds"
+        + "".join(f"{m:>11s}" for m in methods)
+    ]
     means: list[list[float]] = []
     for name in dict.fromkeys(row["set"] for row in results):
         of_set = {m: [r for r in results if r["set"] == name and r["method"] == m] for m in methods}
         n = max(map(len, of_set.values()))
-        values = [[float(np.mean([float(r[key]) for r in of_set[m]])) if of_set[m] else np.nan for m in methods] for key in ("dice", "seconds")]
+        values = [
+            [float(np.mean([float(r[key]) for r in of_set[m]])) if of_set[m] else np.nan for m in methods]
+            for key in ("dice", "seconds")
+        ]
         means.append([*values[0], *values[1]])
-        lines.append(f"{name:24s} {n:5d}" + "".join(f"{v:12.3f}" for v in values[0]) + " " * 10 + "".join(f"{v:11.2f}" for v in values[1]))
+        lines.append(
+            f"{name:24s} {n:5d}"
+            + "".join(f"{v:12.3f}" for v in values[0])
+            + " " * 10
+            + "".join(f"{v:11.2f}" for v in values[1])
+        )
     mean, k = np.mean(means, 0), len(methods)
-    lines.append(f"{'mean of sets':24s}      " + "".join(f"{v:12.3f}" for v in mean[:k]) + " " * 10 + "".join(f"{v:11.2f}" for v in mean[k:]))
+    lines.append(
+        f"{'mean of sets':24s}      "
+        + "".join(f"{v:12.3f}" for v in mean[:k])
+        + " " * 10
+        + "".join(f"{v:11.2f}" for v in mean[k:])
+    )
     return "\n".join(lines)
 
 

@@ -75,7 +75,7 @@ def combine(tasks: list[Task], weights: Tensor) -> Task:
 
 
 def thinned(task: Task) -> Task:
-    """With POSITIONS of the spatial memory at most, evenly taken: attending to it is quadratic where windows are many."""
+    """With POSITIONS of the spatial memory at most, evenly taken: where windows are many, attending is quadratic."""
     step = -(-task.memory_keys.shape[1] // POSITIONS)
     if step < 2:
         return task

@@ -77,7 +77,7 @@ def segment(
     grid = WorkingGrid(image.shape, spacing_mm, embedding.spacing_mm)
     registered = []
     for shown in embedding.shown if model.registers else ():
-        progress(0, 1)
+        progress(0, len(cover(model, grid)))
         registered.append(register(Scan(volume.to(device), spacing_mm), shown.to(device)))
     region = _locate(model, embedding, volume, grid, device, registered) if locate else None
     logits = window_logits(model, embedding.task, volume, grid, device, registered, progress, region)
@@ -111,9 +111,7 @@ def _locate(
     return Region(coarse, allowed, sure)
 
 
-def _believed(
-    model: Iris, grid: WorkingGrid, device: torch.device, registered: Sequence[Registered], k: int
-) -> Tensor:
+def _believed(model: Iris, grid: WorkingGrid, device: torch.device, registered: Sequence[Registered], k: int) -> Tensor:
     """What registration alone says on a working grid: logits (K, *samples)."""
     stride = model.config.stem_stride
     samples = tuple(-(-n // stride) for n in grid.working_shape)
@@ -182,7 +180,7 @@ def window_logits(
     for done, (start, shape) in enumerate(windows):
         progress(done, len(windows))
         cut = apply_matrices(image, grid.window_matrices(start, shape))[None, None].to(device)
-        if ((cut > darkest + AIR[0]).sum() < AIR[1] * cut.numel()):
+        if (cut > darkest + AIR[0]).sum() < AIR[1] * cut.numel():
             logits = torch.full((k, *(n // stride for n in shape)), ABSENT)
         else:
             places = grid.places_mm(start, shape, stride).to(device)

@@ -1,4 +1,4 @@
-"""What a query is registered to, as tensors of one byte and plain values: the part of a task file that shows anatomy."""
+"""What a query is registered to, as tensors of bytes and plain values: the part of a task file that shows anatomy."""
 
 import torch
 from torch import Tensor

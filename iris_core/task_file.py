@@ -23,8 +23,8 @@ MAX_CLASSES = 1024
 
 def save_task(path: Path, embedding: TaskEmbedding, weights_sha256: str, made_from: tuple[str, ...]) -> None:
     """Write a task file: float16 tensors, what a query is registered to in bytes, and as JSON in the header what they
-    mean. It holds no scan, but the shape of the anatomy: masks, descriptors, some 50³ grey values of the whole scan and
-    as many of what lies around the structures. No folders.
+    mean; no folders. It holds a small picture of the reference: some 50³ cells of the whole scan and as many of what
+    lies around the structures, which of a small scan are its voxels. Who may not see the scan may not see it either.
 
     made_from: file names of the references; folders in them are left out.
     """

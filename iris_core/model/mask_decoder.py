@@ -103,7 +103,7 @@ class Evidence(nn.Module):
         return torch.cat(maps, 2)
 
     def belief(self, maps: Tensor) -> Tensor:
-        """What registration alone would answer, as logits (b, K, *shape), from ``carried``, the last two of the maps."""
+        """What registration alone would answer, as logits (b, K, *shape), from ``carried``, the maps' last two."""
         if self.trust is None:
             return torch.zeros_like(maps[:, :, 0])
         carried, certainty = maps[:, :, -2], maps[:, :, -1]

@@ -51,7 +51,9 @@ def register(query: Scan, reference: Shown, start_mm: Tensor | None = None) -> R
     if reference.near.lattice.cell_mm < 0.9 * cell and (box := _near(fixed, found, *around)) is not None:
         finer = max(reference.near.lattice.cell_mm, cell_of(*box, ROOM * NEAR_CELLS))
         close = describe(query, finer, *box)
-        fields.append(_field(close, refine(close, unpacked(reference.near), resized(found.field, fixed, close), NEAR_STEPS)))
+        fields.append(
+            _field(close, refine(close, unpacked(reference.near), resized(found.field, fixed, close), NEAR_STEPS))
+        )
     return Registered(reference, tuple(fields))
 
 

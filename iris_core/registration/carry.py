@@ -22,13 +22,13 @@ class Field:
 
 @dataclass(frozen=True)
 class Registered:
-    """A query on a reference. fields: of the whole query, then, where it is finer, of what lies around the structures."""
+    """A query on a reference. fields: of the whole query; then, where it is finer, around the structures."""
 
     reference: Shown
     fields: tuple[Field, ...]
 
     def at(self, places: Tensor) -> tuple[Tensor, Tensor]:
-        """Places (1, 3, …) of the query in mm → those of the reference, and certainty (1, 1, …), 0 outside of the query."""
+        """Places (1, 3, …) of the query in mm → those of the reference, and certainty (1, 1, …): 0 outside of it."""
         moved = None
         for field in self.fields:
             values = torch.cat([field.displacement, field.certainty], 1)

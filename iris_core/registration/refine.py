@@ -58,7 +58,7 @@ def _weights(fixed: Tensor, found: Tensor, seen: Tensor) -> Tensor:
 
 
 def _step(slopes: Tensor, left: Tensor, seen: Tensor) -> Tensor:
-    """Each place's own, in cells, from its neighbourhood: the solution of a symmetric system of three, by its adjugate."""
+    """Each place's own, in cells, from its neighbourhood: a symmetric system of three, solved by its adjugate."""
     along = slopes.unbind(2)
     products = [(along[i] * along[j]).sum(1) for i, j in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))]
     towards = [(along[i] * left).sum(1) for i in range(3)]

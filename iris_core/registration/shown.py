@@ -1,5 +1,6 @@
-"""What is kept of a reference to register queries to it: descriptors of the whole scan at several scales and of what lies
-around its structures, and their masks. Of the image itself these are some 50³ grey values."""
+"""What is kept of a reference to register queries to it: descriptors and grey values of the whole scan at several scales
+and, finer, of what lies around its structures; and their masks. A small picture of the scan, in bytes.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,9 +24,10 @@ LIMITS = {torch.uint8: 2**8, torch.int16: 2**15, torch.int32: 2**31}
 
 @dataclass(frozen=True)
 class Shown:
-    """scales: of the whole scan, finest first; near: of what lies around the structures; both ``packed``: a pool holds
-    hundreds. around (1, 1, …), bytes: 1 near a structure, on the finest scale's lattice. labels (x, y, z), on ``grid``: which of ``sets`` (n, K), bool, a place
-    belongs to: the classes there. known (K,): which of T's classes this reference speaks of."""
+    """scales: of the whole scan, finest first; near: of what lies around the structures; both ``packed``, since a pool
+    holds hundreds. around (1, 1, …), bytes: 1 near a structure, on the finest scale's lattice. labels (x, y, z), on
+    ``grid``: which of ``sets`` (n, K), bool, a place belongs to: the classes there. known (K,): which of T's classes this
+    reference speaks of."""
 
     scales: tuple[Described, ...]
     near: Described
@@ -55,7 +57,7 @@ class Shown:
 
 
 def show(scan: Scan, masks: Sequence[Tensor]) -> Shown:
-    """A reference: its scan, and a mask (x, y, z) of each of its K classes, bool or in [0, 1], not all of them empty."""
+    """A reference: its scan, and a mask (x, y, z) of each of its K classes, bool or in [0, 1], not all empty."""
     low, high = scan.view
     cell = max(cell_of(low, high), FINEST * min(scan.spacing_mm))
     scales = tuple(packed(describe(scan, cell * 2**i)) for i in range(SCALES))
@@ -63,9 +65,10 @@ def show(scan: Scan, masks: Sequence[Tensor]) -> Shown:
     everything = torch.stack([mask.float() for mask in masks]).amax(0)
     there = lattice.resample(everything, scan.spacing_mm, "zero")[None, None]
     around = (F.max_pool3d(there, 5, 1, 2) > 0.1).to(torch.uint8)
-    places = lattice.places()[0][:, there[0, 0] > 0]
-    low = torch.maximum(places.amin(1) - MARGIN * cell, low)
-    high = torch.minimum(places.amax(1) + MARGIN * cell, high)
+    if there.any():  # in a scan of a voxel or two no cell's middle may lie
+        places = lattice.places()[0][:, there[0, 0] > 0]
+        low = torch.maximum(places.amin(1) - MARGIN * cell, low)
+        high = torch.minimum(places.amax(1) + MARGIN * cell, high)
     close = max(cell_of(low, high, NEAR_CELLS), FINEST_NEAR * min(scan.spacing_mm))
     near = packed(describe(scan, close, low, high)) if close < 0.9 * cell else scales[0]
     grid = spanning(low, high, close / 2)

@@ -49,4 +49,3 @@ def resized(field: Tensor, before: Described, after: Described) -> Tensor:
     if before.lattice == after.lattice:
         return field
     return before.lattice.sampled(field, after.lattice.places(field), "border")
-

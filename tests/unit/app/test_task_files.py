@@ -58,14 +58,12 @@ def test_a_task_file_gives_the_same_masks_to_the_bit(iris, scan, task, tmp_path)
     assert classes(tmp_path / "b", "other.nii.gz") == {"1": "ball"}
 
 
-def test_a_task_file_says_where_it_comes_from_and_holds_no_voxels(task, scan):
+def test_a_task_file_says_where_it_comes_from_and_names_no_folders(task, scan):
     with safe_open(task, "pt") as stored:
         about = json.loads(stored.metadata()["iris_task"])
-        shapes = [stored.get_slice(key).get_shape() for key in stored.keys()]  # noqa: SIM118
     assert about["made_from"] == [scan[0].name, scan[1].name]
     assert str(scan[0].parent) not in json.dumps(about)
     assert about["made"].endswith("+00:00")
-    assert list(nibabel.load(scan[0]).shape) not in [shape[-3:] for shape in shapes]
 
 
 def test_several_task_files_are_averaged_or_joined(iris, task, scan, tmp_path):

@@ -30,7 +30,9 @@ def task(tiny, tissues):
 @torch.inference_mode()
 def test_a_sure_registration_answers_for_an_unfamiliar_class(tiny, tissues, task):
     half_known = replace(task, familiarity=torch.tensor([[0.0, 1.0]]))
-    carried = torch.stack([F.avg_pool3d(torch.cat([tissues < -1, tissues > 1], 1).float(), 2), torch.ones(1, 2, *HALF)], 2)
+    carried = torch.stack(
+        [F.avg_pool3d(torch.cat([tissues < -1, tissues > 1], 1).float(), 2), torch.ones(1, 2, *HALF)], 2
+    )
     alone = tiny.mask_decoder.evidence.belief(carried)
     answered = tiny.decoded(tissues, half_known, WHOLE, carried)
     assert (sureness(alone) > SURE_OF[1]).all()
