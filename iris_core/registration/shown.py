@@ -1,5 +1,5 @@
-"""What is kept of a reference to register queries to it: descriptors and grey values of the whole scan at several scales
-and, finer, of what lies around its structures; and their masks. A small picture of the scan, in bytes.
+"""What is kept of a reference to register queries to it: descriptors and grey values of the whole scan at several
+scales and, finer, of what lies around its structures; and their masks. A small picture of the scan, in bytes.
 """
 
 from collections.abc import Sequence
@@ -26,8 +26,8 @@ LIMITS = {torch.uint8: 2**8, torch.int16: 2**15, torch.int32: 2**31}
 class Shown:
     """scales: of the whole scan, finest first; near: of what lies around the structures; both ``packed``, since a pool
     holds hundreds. around (1, 1, …), bytes: 1 near a structure, on the finest scale's lattice. labels (x, y, z), on
-    ``grid``: which of ``sets`` (n, K), bool, a place belongs to: the classes there. known (K,): which of T's classes this
-    reference speaks of."""
+    ``grid``: which of ``sets`` (n, K), bool, a place belongs to: the classes there. known (K,): which of T's classes
+    this reference speaks of."""
 
     scales: tuple[Described, ...]
     near: Described
