@@ -28,6 +28,10 @@ MAX_DEFLATE = 1032  # no deflate stream expands further, so a header that promis
 META_FIELD = b"ElementDataFile"
 META_LINE = re.compile(rb"ElementDataFile *= *(\S{1,999}) *\r?(?:\n|\Z)")
 NRRD_FIELD = re.compile(rb"(?i)[\r\n][ \t\v\f]*data ?file\s*:")
+# ITK's parsers write beyond their buffers, and the process dies, at a number of dimensions that is none (MetaImage) and
+# where a message repeats a field of 900 bytes or more (NRRD); comments and values under keys of one's own may be long.
+META_DIMENSIONS = re.compile(rb"NDims(?! *= *[1-9] *(?:[\r\n]|\Z))")
+NRRD_LONG = re.compile(rb"(?<![^\r\n])(?!#|(?!NRRD)[^:\r\n]*:=)[^\r\n]{513}")
 
 
 def is_scan(path: Path) -> bool:
@@ -155,6 +159,7 @@ def _itk_data(path: Path) -> tuple[Path, int, bool]:
             if blank is None:
                 raise InputError(f"{path}: not a readable .nrrd file; was it renamed or cut off?")
             name, end, compression = "LOCAL", blank.end(), rb"(?i)encoding: *(gz|bz)"
+            fatal, rule = NRRD_LONG, "a field of a NRRD must have 512 bytes at most"
         else:
             at = text.find(META_FIELD)
             line = META_LINE.match(text, at) if at >= 0 and text[at - 1 : at] in (b"", b"\n") else None
@@ -166,8 +171,12 @@ def _itk_data(path: Path) -> tuple[Path, int, bool]:
                     " among the voxels by chance, save the scan as .nii.gz"
                 )
             name, end, compression = line[1].decode("latin-1"), line.end(), rb"(?i)CompressedData *= *true"
+            fatal, rule = META_DIMENSIONS, "the number of dimensions must be one line 'NDims = 3'"
         if end > MAX_ITK_HEADER_BYTES:
             raise InputError(f"{path}: a header must end within {MAX_ITK_HEADER_BYTES} bytes, this one has {end}")
+        if wrong := fatal.search(text[:end]):
+            got = text[wrong.start() : wrong.start() + 20].decode("latin-1")
+            raise InputError(f"{path}: {rule}, got {got!r}; save the scan again")
         packed = bool(re.search(compression, text[:end]))
     if name == "LOCAL":
         return path, end, packed

@@ -4,6 +4,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from bad_files import META, NRRD
 from conftest import ball, write_nifti
 
 from iris_core.case import InputError
@@ -88,6 +89,26 @@ def test_voxels_that_name_a_data_file_are_refused_clearly(tmp_path):
     sitk.WriteImage(sitk.GetImageFromArray(voxels), str(tmp_path / "mask.mha"))
     with pytest.raises(InputError, match=r"mask\.mha: .* again at byte \d+; .*save the scan as \.nii\.gz"):
         read_scan(tmp_path / "mask.mha")
+
+
+DEADLY = [("scan.mha", META.replace("3", number)) for number in ("-1", "-3", "99999999999", "1e300", "\n-3")]
+DEADLY += [("scan.mha", META + "NDims = -3\n"), ("scan.mhd", META + "Comment = x\rNDims = 93\n")]
+DEADLY += [("scan.nrrd", NRRD + f"{field}{'x' * 2000}\n") for field in ("", "sizes: ", "kinds: (", "kinds: k:=", ": ")]
+DEADLY += [("scan.nrrd", "NRRD0004" + "x" * 2000 + ":=\n" + NRRD), ("scan.nrrd", NRRD + "\r" + "x" * 2000 + "\n")]
+
+
+@pytest.mark.parametrize("name, header", DEADLY)
+def test_headers_that_kill_itks_parsers_do_not_reach_them(tmp_path, name, header):
+    header += "\n" if name == "scan.nrrd" else "ElementDataFile = LOCAL\n"
+    (tmp_path / name).write_bytes(header.encode() + bytes(512))
+    with pytest.raises(InputError, match=rf"{name}: .*(NDims = 3|512 bytes at most).*save the scan again"):
+        read_scan(tmp_path / name)
+
+
+def test_a_nrrd_with_long_comments_and_values_of_its_own_is_read(tmp_path):
+    own = f"# {'c' * 5000}\nSegmentation_Parameters:={'a: b|' * 5000}\n"  # as 3D Slicer writes them
+    (tmp_path / "scan.nrrd").write_bytes((NRRD + own + "\n").encode() + bytes(512))
+    assert read_scan(tmp_path / "scan.nrrd").image.shape == (8, 8, 8)
 
 
 def write_dicom(folder, positions_mm) -> None:
