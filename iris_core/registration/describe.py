@@ -5,7 +5,6 @@ where both images turn out to have one contrast: see refine.py.
 """
 
 from dataclasses import dataclass
-from itertools import combinations
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +13,7 @@ from torch import Tensor
 from iris_core.registration.lattice import Lattice, smoothed, spanning
 
 CHANNELS = 12  # of the descriptors; one more is the grey value
+SLAB = 8  # voxels
 
 
 @dataclass(frozen=True)
@@ -65,21 +65,49 @@ def describe(scan: Scan, cell_mm: float, low_mm: Tensor | None = None, high_mm: 
     low, high = scan.view if low_mm is None else (low_mm, high_mm)
     lattice = spanning(low, high, cell_mm)
     image = lattice.finer().resample(scan.image, scan.spacing_mm)[None, None].float()
-    return Described(F.avg_pool3d(torch.cat([_self_similarity(image), image], 1), 2), lattice, scan.view)
+    return Described(torch.cat([_self_similarity(image), F.avg_pool3d(image, 2)], 1), lattice, scan.view)
 
 
 def _self_similarity(image: Tensor) -> Tensor:
-    """(1, 1, …) → (1, 12, …) in [0, 1], from neighbours at two voxels' distance."""
-    padded, shape = F.pad(image, (2,) * 6, mode="replicate"), image.shape[2:]
-    sides = (-2, 0, 0), (2, 0, 0), (0, -2, 0), (0, 2, 0), (0, 0, -2), (0, 0, 2)
-    near = [padded[(..., *(slice(2 + o, 2 + o + n) for o, n in zip(side, shape, strict=True)))] for side in sides]
-    pairs = [(a, b) for a, b in combinations(range(6), 2) if a // 2 != b // 2]  # of neighbours at a right angle
-    distance = smoothed(torch.cat([(near[a] - near[b]) ** 2 for a, b in pairs], 1))
-    distance -= distance.amin(1, keepdim=True)
-    noise = distance.mean(1, keepdim=True)
-    overall = noise.mean()
-    noise = noise.clamp(1e-3 * overall, 1e3 * overall).clamp_min(1e-12)
-    return torch.exp(-distance / noise)
+    """(1, 1, x, y, z), even edges → (1, 12, x/2, y/2, z/2) in [0, 1]: how neighbours at two voxels' distance and at a
+    right angle differ. Slab by slab: what fits a processor's cache takes a third of the time."""
+    padded = F.pad(image, (3,) * 6, mode="replicate")[0, 0]
+    firsts = range(0, image.shape[2], SLAB)
+
+    def distances(first: int) -> Tensor:
+        """(12, …) of a slab, less the smallest of each place."""
+        part = padded[first : first + SLAB + 6]
+        found = torch.cat([_of_planes(part, i, j) for i, j in ((0, 1), (0, 2), (1, 2))])
+        return found - found.amin(0)
+
+    overall = torch.stack([distances(first).mean() for first in firsts[::4]]).mean()
+    described = []
+    for first in firsts:
+        distance = distances(first)
+        noise = distance.mean(0).clamp(1e-3 * overall, 1e3 * overall).clamp_min(1e-12)
+        described.append(F.avg_pool3d(torch.exp(-distance / noise)[None], 2))
+    return torch.cat(described, 2)
+
+
+def _of_planes(padded: Tensor, i: int, j: int) -> Tensor:
+    """The four distances between neighbours along two axes, (4, …), of a volume with three voxels more at every end.
+
+    Two that lie across from one another differ as two others do, elsewhere: one field of differences serves both.
+    """
+    inner = [n - 6 for n in padded.shape]
+    found = []
+    for turned in (True, False):  # the neighbours' difference is that of axes i and j, or their sum
+        here, there = ([slice(2, n + 4) for n in inner] for _ in range(2))
+        here[i], there[i] = slice(0, inner[i] + 4), slice(2, inner[i] + 6)
+        lower, upper = slice(0, inner[j] + 4), slice(2, inner[j] + 6)
+        here[j], there[j] = (upper, lower) if turned else (lower, upper)
+        field = (padded[tuple(there)] - padded[tuple(here)]) ** 2
+        for axis in range(3):  # means of 3 × 3 × 3
+            n = field.shape[axis] - 2
+            field = (field.narrow(axis, 0, n) + field.narrow(axis, 1, n) + field.narrow(axis, 2, n)) / 3
+        for of_i, of_j in ((2, 2), (0, 0)) if turned else ((2, 0), (0, 2)):
+            found.append(field.narrow(i, of_i, inner[i]).narrow(j, of_j, inner[j]))
+    return torch.stack(found)
 
 
 def standing_out(described: Described, valid: Tensor) -> Tensor:
