@@ -59,7 +59,7 @@ def measure(preset: str, k: int, queries: int) -> dict[str, float]:
 
 @contextmanager
 def busy_loops(count: int) -> Iterator[None]:
-    """Other work on the machine: processes that each want a core, and that end with this one even where it is killed."""
+    """Other work on the machine: processes that each want a core, and end with this one even if it is killed."""
     loop = f"import os\nwhile os.getppid() == {os.getpid()}:\n    sum(range(10**6))"
     others = [subprocess.Popen([sys.executable, "-c", loop]) for _ in range(count)]
     try:
