@@ -62,12 +62,16 @@ def axis_matrix(n_in: int, positions: np.ndarray, width: float = 1.0, outside: s
 
 
 def apply_matrices(volume: Tensor, matrices: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """Apply one matrix per spatial axis to (..., x, y, z)."""
+    """Apply one matrix per spatial axis to (..., x, y, z), numbers or a mask."""
+    parts = []
     for axis, matrix in zip((-3, -2, -1), matrices, strict=True):
         used = matrix.any(0).nonzero().flatten()  # a window needs only a part of the volume
         low, high = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
-        part = volume.narrow(axis, low, high - low)
-        volume = torch.tensordot(part, matrix[:, low:high].to(volume), dims=([axis], [1])).movedim(-1, axis)
+        volume = volume.narrow(axis, low, high - low)
+        parts.append((axis, matrix[:, low:high]))
+    volume = volume if volume.is_floating_point() else volume.float()
+    for axis, matrix in parts:
+        volume = torch.tensordot(volume, matrix.to(volume), dims=([axis], [1])).movedim(-1, axis)
     return volume
 
 

@@ -2,6 +2,7 @@
 scales and, finer, of what lies around its structures; and their masks. A small picture of the scan, in bytes.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -62,7 +63,7 @@ def show(scan: Scan, masks: Sequence[Tensor]) -> Shown:
     cell = max(cell_of(low, high), FINEST * min(scan.spacing_mm))
     scales = tuple(packed(describe(scan, cell * 2**i)) for i in range(SCALES))
     lattice = scales[0].lattice
-    everything = torch.stack([mask.float() for mask in masks]).amax(0)
+    everything = functools.reduce(torch.maximum, masks)
     there = lattice.resample(everything, scan.spacing_mm, "zero")[None, None]
     around = (F.max_pool3d(there, 5, 1, 2) > 0.1).to(torch.uint8)
     if there.any():  # in a scan of a voxel or two no cell's middle may lie
@@ -84,7 +85,7 @@ def cell_of(low_mm: Tensor, high_mm: Tensor, cells: int = CELLS) -> float:
 def _labelled(grid: Lattice, scan: Scan, masks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Which set of classes each place of a lattice belongs to, small integers, and the sets (n, K)."""
     labels, sets = torch.zeros(grid.shape, dtype=torch.int64), torch.zeros(1, len(masks), dtype=torch.bool)
-    inside = [grid.resample(mask.float(), scan.spacing_mm, "zero") for mask in masks]
+    inside = [grid.resample(mask, scan.spacing_mm, "zero") for mask in masks]
     total, most = sum(inside), torch.stack(inside).amax(0)
     overlapping = bool((total > 1.01).any())
     for k, share in enumerate(inside):

@@ -157,7 +157,7 @@ class Volumes:
 
 def reference_windows(model: Iris, reference: Volumes, working_mm: float) -> Iterator[ReferenceWindow]:
     """The windows that hold what a reference shows: one around it, or several side by side if it is larger."""
-    volumes = [torch.from_numpy(np.asarray(v, np.float32)) for v in (reference.image, *reference.masks)]
+    volumes = [torch.from_numpy(v) for v in (reference.image, *reference.masks)]
     grid = WorkingGrid(reference.image.shape, reference.spacing_mm, working_mm)
     shown = np.any(reference.masks, 0)
     size = (np.diff(extent(shown), axis=0)[0] * reference.spacing_mm / working_mm).clip(max=grid.working_shape)
