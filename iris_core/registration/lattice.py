@@ -45,18 +45,15 @@ class Lattice:
         return Lattice(tuple(2 * n for n in self.shape), self.cell_mm / 2, self.centre_mm)
 
     def resample(self, volume: Tensor, spacing_mm: tuple[float, ...], outside: str = "edge") -> Tensor:
-        """A volume (…, x, y, z) whose middle is the frame's origin, on this lattice. outside: as of ``axis_matrix``."""
+        """A volume or mask (…, x, y, z) whose middle is the frame's origin, on this lattice.
+
+        outside: as of ``axis_matrix``.
+        """
         matrices = []
         for n, spacing, m, middle in zip(volume.shape[-3:], spacing_mm, self.shape, self.centre_mm, strict=True):
             at_mm = (torch.arange(m, dtype=torch.float64) + 0.5 - m / 2) * self.cell_mm + middle
             matrices.append(axis_matrix(n, (at_mm / spacing + n / 2 - 0.5).numpy(), self.cell_mm / spacing, outside))
-        for axis, matrix in zip(
-            (-3, -2, -1), matrices, strict=True
-        ):  # before it is made to numbers: a mask may be large
-            used = matrix.any(0).nonzero().flatten()
-            low, high = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
-            volume, matrices[axis] = volume.narrow(axis, low, high - low), matrix[:, low:high]
-        return apply_matrices(volume.float(), tuple(matrices))
+        return apply_matrices(volume, tuple(matrices))
 
     def sampled(self, values: Tensor, places: Tensor, padding: str = "zeros") -> Tensor:
         """Values (b, c, *shape) at places in mm (b, 3, …); beyond the lattice 0, or ('border') its nearest cell's."""
