@@ -1,5 +1,6 @@
 """References → task embeddings: working spacing, intensity scheme, windows. What all strategies share."""
 
+import functools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -159,7 +160,7 @@ def reference_windows(model: Iris, reference: Volumes, working_mm: float) -> Ite
     """The windows that hold what a reference shows: one around it, or several side by side if it is larger."""
     volumes = [torch.from_numpy(v) for v in (reference.image, *reference.masks)]
     grid = WorkingGrid(reference.image.shape, reference.spacing_mm, working_mm)
-    shown = np.any(reference.masks, 0)
+    shown = functools.reduce(np.logical_or, reference.masks)
     size = (np.diff(extent(shown), axis=0)[0] * reference.spacing_mm / working_mm).clip(max=grid.working_shape)
     window, multiple = model.config.window, model.config.multiple
     lengths = [n if across <= window else math.ceil(across) for n, across in zip(grid.working_shape, size, strict=True)]
