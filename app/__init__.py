@@ -5,10 +5,12 @@ import ctypes
 import os
 
 # OpenMP's threads spin while they wait for each other, and so take the cores from the very thread they wait for where
-# other work runs on the machine. Alone, spinning is a tenth faster; beside three busy loops a query took twice as long
-# or more with it (benchmarks/one_shot.py --beside 3). Read when torch is loaded, so this stands before its import.
+# other work runs on the machine: beside three busy loops a query takes eight times as long. Asleep at once they lose a
+# third alone. After SPINS turns they do neither: 1.6 s alone, 4.7 beside three, where spinning takes 1.5 and 13, sleeping
+# 2.1 and 4.0 (benchmarks/one_shot.py --beside 3). Read when torch is loaded, so this stands before its import.
+SPINS = 1000  # Ours
 if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}:
-    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    os.environ["GOMP_SPINCOUNT"] = str(SPINS)
 
 # glibc gives every large block back to the system, which clears it again for the next tensor: with 15 classes that took
 # a fifth of a query's time. So what was in blocks below LARGEST stays with the process, KEPT of it at most.
