@@ -6,8 +6,8 @@ import os
 
 # OpenMP's threads spin while they wait for each other, and so take the cores from the very thread they wait for where
 # other work runs on the machine: beside three busy loops a query takes eight times as long. Asleep at once they lose a
-# third alone. After SPINS turns they do neither: 1.6 s alone, 4.7 beside three, where spinning takes 1.5 and 13, sleeping
-# 2.1 and 4.0 (benchmarks/one_shot.py --beside 3). Read when torch is loaded, so this stands before its import.
+# third alone. After SPINS turns they do neither: 1.6 s alone and 4.7 s beside three, where spinning takes 1.5 and 13 s,
+# sleeping 2.1 and 4.0 s (benchmarks/one_shot.py --beside 3). Read when torch is loaded: this stands before its import.
 SPINS = 1000  # Ours
 if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}:
     os.environ["GOMP_SPINCOUNT"] = str(SPINS)

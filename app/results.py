@@ -32,7 +32,7 @@ class Scan:
     against the truth, 1 where both agree on a structure, 2 where the mask alone has it, 3 where the truth alone; or
     None. All are mapped from disk. spacing_mm: along x, y, z. windows: name → lowest and highest intensity shown.
     middle: the voxel where most is labelled. volumes_ml, confidence, scores, notes: by class name; notes say which
-    reference served a class. unfamiliar: classes that the weights hardly know. overlapping: whether classes are
+    reference served a class. overlapping: whether classes are
     regions, painted one over the other. uploads: what the visitor gave. mask: the result's file; None for a reference.
     """
 
@@ -47,7 +47,6 @@ class Scan:
     confidence: dict[str, float] = field(default_factory=dict)
     scores: dict[str, Score] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
-    unfamiliar: tuple[str, ...] = ()
     overlapping: bool = False
     name: str = ""
     uploads: tuple[Path, ...] = ()

@@ -137,7 +137,7 @@ class Service:
             once, registered = forecast.registration_seconds(embedding, device) if work.registrations else (0.0, None)
             found = [registered] * work.registrations
             window = forecast.window_seconds(model, embedding, shape, found) / math.prod(shape)
-            self._pace[pace] = window, forecast.voxel_seconds(model, embedding), once * work.registrations
+            self._pace[pace] = window, forecast.voxel_seconds(embedding), once * work.registrations
         window, voxel, registering = self._pace[pace]
         volume = voxel * work.voxels + registering
         return window * voxels + volume, work.bytes(model) / 2**30, window * voxels_if_lost + volume

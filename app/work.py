@@ -158,7 +158,7 @@ class Job:
             f"query: {query.name}",
             case, labels, truth,
             confidence=trust, scores=measured, notes=notes,
-            unfamiliar=chosen.embedding.unfamiliar, overlapping=chosen.embedding.overlapping,
+            overlapping=chosen.embedding.overlapping,
             name=query.name, uploads=self.uploads[query], mask=mask,
         )  # fmt: skip
         values, names = tuple(self.shown.values.values()), tuple(self.shown.values)

@@ -44,11 +44,6 @@ class TaskEmbedding:
     overviews: tuple[Overview, ...] = ()
     shown: tuple[Shown, ...] = ()
 
-    @property
-    def unfamiliar(self) -> tuple[str, ...]:
-        """The classes that the model hardly knows, so that a sure registration answers for them."""
-        return tuple(n for n, known in zip(self.names, self.task.familiarity[0].tolist(), strict=True) if known < 0.5)
-
 
 def combine(tasks: list[Task], weights: Tensor) -> Task:
     """Weighted mean of tasks over the same K classes, weights (n, K); a class averages over those that have it.
@@ -70,7 +65,6 @@ def combine(tasks: list[Task], weights: Tensor) -> Task:
         *averaged,
         memory_keys=torch.cat([task.memory_keys for task in remembering], 1),
         memory_masks=torch.cat([task.memory_masks for task in remembering], 2),
-        familiarity=mean("familiarity"),
     )
 
 
@@ -187,7 +181,6 @@ def _with_classes(task: Task, names: tuple[str, ...], wanted: tuple[str, ...]) -
         prototypes=pick(task.prototypes, 0.0),
         location=pick(task.location, 0.0),
         memory_masks=pick(task.memory_masks, -1.0),
-        familiarity=pick(task.familiarity, 0.0),
     )
 
 

@@ -10,11 +10,11 @@ import torch
 
 from iris_core.case import Case
 from iris_core.embeddings import TaskEmbedding
-from iris_core.geometry import Orientation, WorkingGrid, labels_back
+from iris_core.geometry import Orientation, Scores, WorkingGrid, labels_back
 from iris_core.inference import coarse_pass, cover
 from iris_core.intensity import normalise
 from iris_core.model.iris import Iris, precision
-from iris_core.registration import Registered, Scan, carry_over, register
+from iris_core.registration import Lattice, Registered, Scan, carry_over, register
 
 FOUND = 2 / 3  # of a window's edge: what is looked at after a coarse pass, typically. Ours
 PROBE = 64  # voxels, edge of the volume whose handling is timed
@@ -69,7 +69,7 @@ def work(model: Iris, embedding: TaskEmbedding, query: Case) -> Work:
         if_lost=(*coarse, *(found if coarse else ()), *fine),
         k=len(embedding.values),
         voxels=math.prod(shape),
-        samples=math.prod(-(-n // config.stem_stride) for n in grid.working_shape),
+        samples=math.prod(grid.working_shape),
         registrations=len(embedding.shown) if model.registers else 0,
     )
 
@@ -99,8 +99,7 @@ def window_seconds(
 
     def decode() -> float:
         started = time.perf_counter()
-        places = WorkingGrid(shape, (1.0,) * 3, 1.0).places_mm((0, 0, 0), shape, model.config.stem_stride)
-        carried = carry_over(registered, places.to(device)) if registered else None
+        carried = carry_over(registered, Lattice(shape, 1.0), model.config.stem_stride) if registered else None
         with precision(device):
             model.decoded(torch.zeros(1, 1, *shape, device=device), task, box, carried)[0].float().cpu()
         return time.perf_counter() - started
@@ -109,12 +108,12 @@ def window_seconds(
     return first if first > PATIENCE else min(first, decode())  # a first call also loads what it needs
 
 
-def voxel_seconds(model: Iris, embedding: TaskEmbedding) -> float:
+def voxel_seconds(embedding: TaskEmbedding) -> float:
     """Seconds for each voxel of a query, beside the windows: normalising, and bringing the labels back."""
-    stride, k = model.config.stem_stride, len(embedding.values)
     image = np.random.default_rng(0).random((PROBE,) * 3, np.float32)
-    scores = torch.rand(k, *(PROBE // stride,) * 3)
+    scores = torch.rand(len(embedding.values), *image.shape)
     started = time.perf_counter()
     normalise(image, embedding.scheme)
-    labels_back(WorkingGrid(image.shape, (1.0,) * 3, 1.0), scores, embedding.values, stride, embedding.overlapping)
+    grid = WorkingGrid(image.shape, (1.0,) * 3, 1.0)
+    labels_back(Scores(grid, (0, 0, 0), scores), embedding.values, embedding.overlapping)
     return (time.perf_counter() - started) / image.size

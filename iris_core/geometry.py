@@ -119,24 +119,17 @@ class WorkingGrid:
         """(..., x, y, z) of the volume → (..., *working_shape)."""
         return apply_matrices(volume, self.window_matrices((0, 0, 0), self.working_shape))
 
-    def back_matrices(self, n_samples: tuple[int, ...], stride: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-        """Matrices from samples that each cover ``stride`` working voxels back to the volume's own grid."""
-        matrices = []
-        for axis in range(3):
-            step = self.spacing_mm[axis] / self.working_mm
-            working = (np.arange(self.shape[axis]) + 0.5 - self.shape[axis] / 2) * step
-            working += self.working_shape[axis] / 2 - 0.5
-            positions = (working + 0.5) / stride - 0.5
-            matrices.append(axis_matrix(n_samples[axis], positions, step / stride))
-        return tuple(matrices)
+    def working(self, axis: int, positions: np.ndarray) -> np.ndarray:
+        """Index in the volume → working-grid index, along one axis: the inverse of ``positions``."""
+        step = self.spacing_mm[axis] / self.working_mm
+        return (positions + 0.5 - self.shape[axis] / 2) * step + self.working_shape[axis] / 2 - 0.5
 
-    def places_mm(self, start: tuple[float, ...], shape: tuple[int, ...], stride: int = 1) -> Tensor:
-        """Middles of a window's samples, each of ``stride`` voxels, from the middle of the volume: (1, 3, …)."""
-        lines = [
-            (first + (torch.arange(n // stride) + 0.5) * stride - whole / 2) * self.working_mm
+    def centre_mm(self, start: tuple[float, ...], shape: tuple[int, ...]) -> tuple[float, float, float]:
+        """The middle of a window, from the middle of the volume."""
+        return tuple(
+            (first + n / 2 - whole / 2) * self.working_mm
             for first, n, whole in zip(start, shape, self.working_shape, strict=True)
-        ]
-        return torch.stack(torch.meshgrid(*lines, indexing="ij"))[None]
+        )
 
     def box(self, start: tuple[float, ...], shape: tuple[int, ...]) -> Tensor:
         """Lower and upper corner of a window, (2, 3), where the field of view spans [-1, 1]."""
@@ -145,29 +138,65 @@ class WorkingGrid:
         return torch.from_numpy(corners.astype(np.float32))
 
 
-def labels_back(
-    grid: WorkingGrid, scores: Tensor, values: tuple[int, ...], stride: int = 1, overlapping: bool = False
-) -> np.ndarray:
-    """Scores (K, *samples), positive where a class is present → labels on the volume's grid.
+@dataclass(frozen=True)
+class Scores:
+    """Values (K, x, y, z) of K classes on the part of a working grid that begins at ``start``; none elsewhere."""
+
+    grid: WorkingGrid
+    start: tuple[int, int, int]
+    values: Tensor
+
+    def back_matrices(self) -> tuple[Tensor, Tensor, Tensor]:
+        """To the volume's own grid; 0 where there are none."""
+        grid = self.grid
+        at = [grid.working(axis, np.arange(n)) for axis, n in enumerate(grid.shape)]
+        return self._matrices(at, [s / grid.working_mm for s in grid.spacing_mm])
+
+    def on(self, grid: WorkingGrid, start: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
+        """The values (K, *shape) on a part of another working grid over the same volume; 0 where there are none."""
+        at = [
+            self.grid.working(axis, grid.positions(axis, first + np.arange(n)))
+            for axis, (first, n) in enumerate(zip(start, shape, strict=True))
+        ]
+        return apply_matrices(self.values, self._matrices(at, [grid.working_mm / self.grid.working_mm] * 3))
+
+    def _matrices(self, at: list[np.ndarray], widths: list[float]) -> tuple[Tensor, Tensor, Tensor]:
+        """To indices of the working grid, one array an axis; what lies past the grid's border is that."""
+        ends = zip(self.values.shape[1:], self.start, self.grid.working_shape, at, widths, strict=True)
+        return tuple(
+            axis_matrix(n, index.clip(0, whole - 1) - first, width, "zero") for n, first, whole, index, width in ends
+        )
+
+
+def labels_back(scores: Scores, values: tuple[int, ...], overlapping: bool = False) -> np.ndarray:
+    """Scores, positive where a class is present → labels on the volume's grid.
 
     The class with the highest positive score wins, else background; ``overlapping`` classes (regions) are painted
     one over the other in their order instead, as nnU-Net does. Works slab by slab along the first axis, so K float
     volumes at the volume's own resolution never exist at once. Returns int32 (x, y, z) in RAS+ order.
     """
-    along_x, along_y, along_z = grid.back_matrices(scores.shape[1:], stride)
+    matrices = scores.back_matrices()
+    xs, ys, zs = map(_spanned, matrices)  # elsewhere there is background
+    along_x, along_y, along_z = (m[rows] for m, rows in zip(matrices, (xs, ys, zs), strict=True))
     lookup = torch.tensor([0, *values], dtype=torch.int32)
-    labels = torch.empty(grid.shape, dtype=torch.int32)
-    slab = max(1, 2**24 // max(1, len(values) * grid.shape[1] * grid.shape[2]))
-    for first in range(0, grid.shape[0], slab):
-        part = apply_matrices(scores, (along_x[first : first + slab], along_y, along_z))
+    labels = torch.zeros(scores.grid.shape, dtype=torch.int32)
+    slab = max(1, 2**24 // max(1, len(values) * len(along_y) * len(along_z)))
+    for first in range(0, len(along_x), slab):
+        part = apply_matrices(scores.values, (along_x[first : first + slab], along_y, along_z))
         if overlapping:
             rank = torch.arange(1, len(values) + 1)[:, None, None, None]
             winner = ((part > 0) * rank).amax(0)
         else:
             best, index = part.max(0)
             winner = torch.where(best > 0, index + 1, 0)
-        labels[first : first + slab] = lookup[winner]
+        labels[xs.start + first : xs.start + first + part.shape[1], ys, zs] = lookup[winner]
     return labels.numpy()
+
+
+def _spanned(matrix: Tensor) -> slice:
+    """From the first row to the last that is not zero."""
+    used = matrix.any(1).nonzero().flatten()
+    return slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 0)
 
 
 def coarsen(image: np.ndarray, labels: np.ndarray, spacing_mm: tuple[float, ...], finest_mm: float):

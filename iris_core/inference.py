@@ -14,9 +14,9 @@ from iris_core.case import Case, InputError
 from iris_core.embeddings import Overview, TaskEmbedding
 from iris_core.geometry import (
     Orientation,
+    Scores,
     WorkingGrid,
     apply_matrices,
-    axis_matrix,
     extent,
     labels_back,
     oriented,
@@ -25,25 +25,39 @@ from iris_core.geometry import (
 )
 from iris_core.intensity import detect_scheme, normalise
 from iris_core.model.iris import Iris, precision
-from iris_core.model.mask_decoder import SURE_OF, sureness
+from iris_core.model.mask_decoder import sureness, unfolded
 from iris_core.model.task_encoder import Task
-from iris_core.registration import Registered, Scan, carry_over, register
+from iris_core.registration import Carried, Lattice, Registered, Scan, carry_over, register
 
 MAX_LOGIT_BYTES = 8 * 2**30
 MANY_WINDOWS = 4  # from here on, look where the structures are first. Ours
-SURE = 0.7  # mean probability inside what the coarse pass found. Ours
-MARGIN = 3  # samples of the coarse pass around what it found
+SURE_OF = 0.85  # mean probability inside what registration alone finds: from here on it is believed. Ours
+SURE = 0.7  # mean probability inside what the model finds: the same for it. Ours
+MARGIN = 3  # samples of the network in the coarse pass around what it found
 ABSENT = -20.0  # logit
 AIR = 0.25, 0.001  # a window is empty where less than that share stands out by so much, in standard deviations. Ours
+
+Corner = tuple[int, int, int]
+Box = tuple[Corner, Corner]
 
 
 @dataclass(frozen=True)
 class Region:
-    """What a coarse pass found. allowed: (K, *samples) bool on its own grid; sure: (K,) bool."""
+    """Where a coarse pass says that structures are. allowed: 1 there, else 0. sure: (K,) bool."""
 
-    grid: WorkingGrid
-    allowed: Tensor
+    allowed: Scores
     sure: Tensor
+
+    def on(self, grid: WorkingGrid, start: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
+        """Where each class may be on a part of a finer grid, (K, *shape) bool: everywhere for one that is not sure."""
+        return (self.allowed.on(grid, start, shape) > 0.5) | ~self.sure[:, None, None, None]
+
+    def extent(self, grid: WorkingGrid) -> Box:
+        """What of a finer grid to look at: where structures are if the pass is sure of all, else all of it."""
+        found = self.allowed.values.any(0)
+        if not self.sure.all() or not found.any():
+            return (0, 0, 0), grid.working_shape
+        return scaled(self.allowed.grid, self.allowed.start, found, grid)
 
 
 @torch.inference_mode()
@@ -56,8 +70,8 @@ def segment(
 ) -> np.ndarray:
     """Labels (x, y, z) int32 in the query's own axis order and grid.
 
-    Windows with 50 % overlap, blended by a Gaussian (paper: averaged). Logits are summed at the model's output
-    stride on the working grid and brought to the query's grid slab by slab. progress: called with windows done, all.
+    Windows with 50 % overlap, blended by a Gaussian (paper: averaged). Logits are summed on the working grid and
+    brought to the query's grid slab by slab. progress: called with windows done, all.
 
     The query is registered to each of T's references once, before anything else; windows read the one field. Windows of
     air are left out.
@@ -80,11 +94,11 @@ def segment(
         progress(0, len(cover(model, grid)))
         registered.append(register(Scan(volume.to(device), spacing_mm), shown.to(device)))
     region = _locate(model, embedding, volume, grid, device, registered) if locate else None
-    logits = window_logits(model, embedding.task, volume, grid, device, registered, progress, region)
-    if region is not None and (lost := region.sure & (sureness(logits) < SURE)).any():
+    scores = window_logits(model, embedding.task, volume, grid, device, registered, progress, region)
+    if region is not None and (lost := region.sure & (sureness(scores.values) < SURE)).any():
         region = replace(region, sure=region.sure & ~lost)
-        logits = window_logits(model, embedding.task, volume, grid, device, registered, progress, region)
-    labels = labels_back(grid, logits, embedding.values, model.config.stem_stride, embedding.overlapping)
+        scores = window_logits(model, embedding.task, volume, grid, device, registered, progress, region)
+    labels = labels_back(scores, embedding.values, embedding.overlapping)
     return np.ascontiguousarray(Orientation.of(query.affine).invert(labels))
 
 
@@ -102,23 +116,48 @@ def _locate(
         return None
     coarse = WorkingGrid(grid.shape, grid.spacing_mm, overview.spacing_mm)
     logits = _believed(model, coarse, device, registered, len(embedding.values))
-    sure = sureness(logits) >= SURE_OF[1]
+    sure = sureness(logits) >= SURE_OF
     if not sure.all():
-        learnt = window_logits(model, overview.task, volume, coarse, device, registered)
+        learnt = window_logits(model, overview.task, volume, coarse, device, registered).values
         logits = torch.where(sure[:, None, None, None], logits, learnt)
         sure = sure | (sureness(learnt) >= SURE)
-    allowed = F.max_pool3d((logits > 0)[None].float(), 2 * MARGIN + 1, 1, MARGIN)[0] > 0
-    return Region(coarse, allowed, sure)
+    return Region(Scores(coarse, (0, 0, 0), widened(logits > 0, MARGIN * model.config.stem_stride)), sure)
 
 
 def _believed(model: Iris, grid: WorkingGrid, device: torch.device, registered: Sequence[Registered], k: int) -> Tensor:
-    """What registration alone says on a working grid: logits (K, *samples)."""
-    stride = model.config.stem_stride
-    samples = tuple(-(-n // stride) for n in grid.working_shape)
+    """What registration alone says on a working grid: logits (K, *working_shape)."""
     if not registered:
-        return torch.full((k, *samples), ABSENT)
-    places = grid.places_mm((0, 0, 0), tuple(n * stride for n in samples), stride).to(device)
-    return model.mask_decoder.evidence.belief(carry_over(registered, places))[0].cpu()
+        return torch.full((k, *grid.working_shape), ABSENT)
+    evidence = model.mask_decoder.evidence
+    maps = evidence.carried(_carried(registered, grid, (0, 0, 0), grid.working_shape, evidence.stride))
+    x, y, z = grid.working_shape
+    return unfolded(evidence.belief(maps), evidence.stride)[0, :, :x, :y, :z].cpu()
+
+
+def _carried(registered: Sequence[Registered], grid: WorkingGrid, start: Corner, shape: Corner, stride: int) -> Carried:
+    """Masks in a window, whose edges are made multiples of the stride."""
+    shape = tuple(-(-n // stride) * stride for n in shape)
+    return carry_over(registered, Lattice(shape, grid.working_mm, grid.centre_mm(start, shape)), stride)
+
+
+def widened(found: Tensor, by: int) -> Tensor:
+    """Masks (K, x, y, z) with cubes of so many voxels in every direction around each of theirs, as numbers."""
+    found = found[None].float()
+    for axis in range(3):
+        size, padding = [1, 1, 1], [0, 0, 0]
+        size[axis], padding[axis] = 2 * by + 1, by
+        found = F.max_pool3d(found, size, 1, padding)
+    return found[0]
+
+
+def scaled(grid: WorkingGrid, start: Corner, found: Tensor, other: WorkingGrid) -> Box:
+    """Corners on another grid of what a mask (x, y, z) on a part of this one spans."""
+    low, high = (np.array(start) + corner for corner in extent(found.numpy()))
+    ratio, middle, others = grid.working_mm / other.working_mm, np.array(grid.working_shape) / 2, other.working_shape
+    low, high = ((corner - middle) * ratio + np.array(others) / 2 for corner in (low, high))
+    low = np.floor(low).clip(0).astype(int).tolist()
+    high = np.minimum(np.ceil(high), others).astype(int).tolist()
+    return tuple(low), tuple(high)
 
 
 def coarse_pass(model: Iris, embedding: TaskEmbedding, grid: WorkingGrid) -> Overview | None:
@@ -153,67 +192,52 @@ def window_logits(
     registered: Sequence[Registered],
     progress: Callable[[int, int], None] = lambda done, of: None,
     region: Region | None = None,
-) -> Tensor:
-    """Blended logits (K, *samples) over the working grid; one sample covers stem_stride voxels along each axis.
+) -> Scores:
+    """Blended logits, one a voxel of the working grid: of all of it, or of what a region leaves to look at.
 
     registered: the query on T's references.
     """
-    stride = model.config.stem_stride
-    samples = tuple(-(-n // stride) for n in grid.working_shape)
-    k = task.tokens.shape[1]
-    if (need := 4 * k * math.prod(samples)) > MAX_LOGIT_BYTES:
+    k, stride = task.tokens.shape[1], model.config.stem_stride
+    low, high = ((0, 0, 0), grid.working_shape) if region is None else region.extent(grid)
+    size = tuple(b - a for a, b in zip(low, high, strict=True))
+    if (need := 4 * k * math.prod(size)) > MAX_LOGIT_BYTES:
         raise InputError(
-            f"{k} classes over a field of view of {grid.working_shape} voxels of"
+            f"{k} classes over a field of view of {size} voxels of"
             f" {grid.working_mm:.2f} mm need {need / 2**30:.1f} GiB, the limit is {MAX_LOGIT_BYTES / 2**30:.0f};"
             " crop the query or show fewer classes"
         )
-    allowed = None if region is None else _on(region, grid, samples, stride)
-    windows = cover(model, grid)
-    if allowed is not None and region.sure.all() and allowed.any():
-        low, high = (stride * corner for corner in extent(allowed.any(0).numpy()))
-        high = np.minimum(high, grid.working_shape)
-        windows = cover(model, grid, tuple(map(int, low)), tuple(map(int, high)))
-    total = torch.zeros(k, *samples)
-    weight = torch.zeros(samples)
+    windows = cover(model, grid, low, high)
+    total = torch.zeros(k, *size)
+    weight = torch.zeros(size)
     task = task.map(lambda t: t.to(device))
     darkest = float(image.min())
     for done, (start, shape) in enumerate(windows):
         progress(done, len(windows))
         cut = apply_matrices(image, grid.window_matrices(start, shape))[None, None].to(device)
         if (cut > darkest + AIR[0]).sum() < AIR[1] * cut.numel():
-            logits = torch.full((k, *(n // stride for n in shape)), ABSENT)
+            logits = torch.full((k, *shape), ABSENT)
         else:
-            places = grid.places_mm(start, shape, stride).to(device)
-            carried = carry_over(registered, places) if registered else None
+            carried = _carried(registered, grid, start, shape, stride) if registered else None
             with precision(device):
                 box = grid.box(start, shape)[None].to(device)
                 logits = model.decoded(cut, task, box, carried)[0].float().cpu()
-        importance = _gaussian(tuple(n // stride for n in shape))
         where, part = [], []
-        for first, n, limit in zip(start, importance.shape, samples, strict=True):
-            low = first // stride
-            where.append(slice(max(low, 0), min(low + n, limit)))
-            part.append(slice(max(-low, 0), min(low + n, limit) - low))
-        total[(slice(None), *where)] += (logits * importance)[(slice(None), *part)]
-        weight[tuple(where)] += importance[tuple(part)]
+        for first, n, begin, length in zip(start, shape, low, size, strict=True):
+            at = first - begin
+            where.append(slice(max(at, 0), min(at + n, length)))
+            part.append(slice(max(-at, 0), min(at + n, length) - at))
+        importance = _gaussian(shape)[tuple(part)]
+        total[(slice(None), *where)] += logits[(slice(None), *part)].mul_(importance)
+        weight[tuple(where)] += importance
     progress(len(windows), len(windows))
-    logits = torch.where(weight > 0, total / weight.clamp_min(1e-6), ABSENT)
-    return logits if allowed is None else logits.masked_fill_(~allowed, ABSENT)
-
-
-def _on(region: Region, grid: WorkingGrid, samples: tuple[int, ...], stride: int) -> Tensor:
-    """``allowed`` on the samples of a finer grid of the same volume; everywhere for a class that is not sure."""
-    matrices = []
-    for axis in range(3):
-        ratio = grid.working_mm / region.grid.working_mm
-        fine = (np.arange(samples[axis]) + 0.5) * stride - grid.working_shape[axis] / 2
-        coarse = (fine * ratio + region.grid.working_shape[axis] / 2) / stride - 0.5
-        matrices.append(axis_matrix(region.allowed.shape[axis + 1], coarse))
-    near = apply_matrices(region.allowed.float(), tuple(matrices)) > 0.5
-    return near | ~region.sure[:, None, None, None]
+    total /= weight.clamp_min(1e-6)
+    total.masked_fill_(weight == 0, ABSENT)
+    if region is not None:
+        total.masked_fill_(~region.on(grid, low, size), ABSENT)
+    return Scores(grid, low, total)
 
 
 def _gaussian(shape: tuple[int, ...]) -> Tensor:
-    """Importance of a window's samples: σ = 1/8 of the edge, as in nnU-Net, never below a thousandth."""
+    """Importance of a window's voxels: σ = 1/8 of the edge, as in nnU-Net, never below a thousandth."""
     lines = [torch.exp(-0.5 * ((torch.arange(n) + 0.5 - n / 2) / (n / 8)) ** 2) for n in shape]
     return (lines[0][:, None, None] * lines[1][:, None] * lines[2]).clamp_min(1e-3)

@@ -1,11 +1,17 @@
 """What a query is registered to, as tensors of bytes and plain values: the part of a task file that shows anatomy."""
 
+import math
+import zlib
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from iris_core.registration.describe import CHANNELS, Described
+from iris_core.registration.labelled import MOST as MOST_LABELS
+from iris_core.registration.labelled import Labelled, kind_of
 from iris_core.registration.lattice import Lattice
-from iris_core.registration.shown import LIMITS, SCALES, Shown
+from iris_core.registration.shown import SCALES, Shown
 
 MOST = 256  # references of a task; an edge's cells
 LARGEST_MM = 1e5
@@ -17,13 +23,13 @@ def to_tensors(shown: tuple[Shown, ...]) -> tuple[dict[str, Tensor], list[dict]]
     for i, one in enumerate(shown):
         described = dict(_names(one.scales), **({} if one.near is one.scales[0] else {"near": one.near}))
         parts = {name: d.values for name, d in described.items()}
-        parts |= {name: getattr(one, name).to(torch.uint8) for name in ("sets", "known")}
-        parts |= {"around": one.around, "labels": one.labels}
+        parts |= {"sets": one.masks.sets.to(torch.uint8), "known": one.known.to(torch.uint8), "around": one.around}
+        parts["labels"] = _squeezed(one.masks.labels)
         tensors |= {f"shown{i}/{name}": part.cpu().contiguous() for name, part in parts.items()}
-        lattices = {name: d.lattice for name, d in described.items()} | {"grid": one.grid}
+        lattices = {name: d.lattice for name, d in described.items()} | {"masks": one.masks.lattice}
         about.append(
             {name: [lattice.cell_mm, *lattice.centre_mm] for name, lattice in lattices.items()}
-            | {"view_mm": one.scales[0].view.tolist()}
+            | {"view_mm": one.scales[0].view.tolist(), "labels": list(one.masks.labels.shape)}
         )
     return tensors, about
 
@@ -59,14 +65,37 @@ def _reference(tensors: dict[str, Tensor], at: str, where: dict, k: int) -> Show
         return Described(values, lattice(name, values.shape[2:]), view)
 
     scales = tuple(described(name) for name in _names(range(SCALES)))
-    labels, sets = part("labels", (None,) * 3, *LIMITS), part("sets", (None, k), torch.uint8)
+    sets = part("sets", (None, k), torch.uint8)
+    labels = _filled(tensors.pop(at + "labels"), where["labels"], len(sets))
     around = part("around", (1, 1, *scales[0].lattice.shape), torch.uint8)
     known = part("known", (k,), torch.uint8)
     if labels.min() < 0 or int(labels.max()) >= len(sets):
         raise ValueError(f"{at}labels must lie between 0 and {len(sets) - 1}")
     near = described("near") if "near" in where else scales[0]
-    grid = lattice("grid", labels.shape)
-    return Shown(scales, near, around, labels, grid, sets.bool(), known.bool())
+    masks = Labelled(labels, lattice("masks", labels.shape), sets.bool())
+    return Shown(scales, near, around, masks, known.bool())
+
+
+def _squeezed(labels: Tensor) -> Tensor:
+    """Small integers in long runs, as bytes of zlib: a fiftieth of their size."""
+    return torch.from_numpy(np.frombuffer(zlib.compress(labels.cpu().numpy().tobytes()), np.uint8).copy())
+
+
+def _filled(squeezed: Tensor, shape: list[int], n: int) -> Tensor:
+    """The labels of n sets again. Raises ValueError where they are not of this shape."""
+    if len(shape) != 3 or not all(isinstance(m, int) and m > 0 for m in shape) or math.prod(shape) > 2 * MOST_LABELS:
+        raise ValueError(f"labels must fill three edges, {2 * MOST_LABELS} cells at most, got {shape}")
+    if squeezed.dtype != torch.uint8 or squeezed.ndim != 1 or not n:
+        raise ValueError(f"labels must be bytes, got {squeezed.dtype}")
+    kind = kind_of(n)
+    wanted = math.prod(shape) * kind.itemsize
+    try:
+        values = zlib.decompressobj().decompress(squeezed.numpy().tobytes(), wanted + 1)
+    except zlib.error as error:
+        raise ValueError(f"labels are damaged: {error}") from error
+    if len(values) != wanted:
+        raise ValueError(f"labels must be {wanted} bytes for {shape}, got another number")
+    return torch.frombuffer(bytearray(values), dtype=kind).reshape(shape)
 
 
 def _names(scales) -> dict:

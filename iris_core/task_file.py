@@ -111,11 +111,8 @@ def _check(task: Task, model: Iris, k: int) -> None:
         "location": (1, k, 10 if config.location_prior else 0),
         "memory_keys": (1, n, config.memory_width if n else task.memory_keys.shape[2]),
         "memory_masks": (1, k, n),
-        "familiarity": (1, k),
     }
     for name, shape in expected.items():
         found = getattr(task, name)
         if tuple(found.shape) != shape or not torch.isfinite(found).all():
             raise ValueError(f"{name} must be {shape} finite numbers, got {tuple(found.shape)}")
-    if ((task.familiarity < 0) | (task.familiarity > 1)).any():
-        raise ValueError("familiarity must be between 0 and 1")

@@ -203,7 +203,6 @@ def _entry(
         "intensity": task.scheme,
         "volumes_ml": volumes_ml(labels, task.values, task.names, case.voxel_ml),
         "confidence": {name: round(value, 4) for name, value in trust.items()},
-        "unfamiliar": task.unfamiliar,
         **({"notes": chosen.notes} if chosen.notes else {}),
         "seconds": round(seconds, 3),
     }

@@ -35,11 +35,6 @@ def structures_table(result: Result, scan: Scan) -> str:
         )
         rows.append(f"<tr>{_named(i, name)}{cells}</tr>")
     text = [f"<b>{escape(name)}</b> was shown by {escape(note)}." for name, note in scan.notes.items()]
-    if scan.unfamiliar:
-        text.append(
-            f"These weights hardly know <b>{escape(', '.join(scan.unfamiliar))}</b>: where registration is sure of it,"
-            " the mask is the reference's, carried over."
-        )
     if scan.confidence:
         trust = "Confidence: how well the reference is found again with this mask as its reference,"
         text.insert(0, f"{trust} and how alike the two look.")

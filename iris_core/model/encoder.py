@@ -7,6 +7,11 @@ from torch import Tensor, nn
 from iris_core.model.blocks import ResidualBlock
 
 
+def folded(image: Tensor, stride: int) -> Tensor:
+    """Image (b, 1, x, y, z) → (b, stride³, x/stride, …): its voxels as channels."""
+    return rearrange(image, "b 1 (x i) (y j) (z k) -> b (i j k) x y z", i=stride, j=stride, k=stride)
+
+
 class Encoder(nn.Module):
     """Image (b, 1, x, y, z) → one feature map a level, finest first.
 
@@ -24,9 +29,7 @@ class Encoder(nn.Module):
             self.levels.append(nn.Sequential(first, *(ResidualBlock(width, width) for _ in range(n - 1))))
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        s = self.stem_stride
-        x = rearrange(image, "b c (x i) (y j) (z k) -> b (c i j k) x y z", i=s, j=s, k=s)
-        x = self.stem(x.contiguous(memory_format=torch.channels_last_3d))
+        x = self.stem(folded(image, self.stem_stride).contiguous(memory_format=torch.channels_last_3d))
         features = []
         for level in self.levels:
             x = level(x)

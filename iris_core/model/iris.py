@@ -3,12 +3,12 @@
 from dataclasses import asdict, dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from iris_core.model.encoder import Encoder, UpPath
+from iris_core.model.encoder import Encoder, UpPath, folded
 from iris_core.model.mask_decoder import Evidence, MaskDecoder
 from iris_core.model.task_encoder import Task, TaskEncoder
+from iris_core.registration import Carried
 
 TASK_STRIDE = 4  # Eq. 3 needs C divisible by stride³ (paper.md): stride 4 is the coarsest that fits
 
@@ -113,8 +113,10 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class Features:
-    """What the encoder says of an image, before any task. up: the unconditioned up-path, coarsest first, or empty."""
+    """What the encoder says of an image, before any task. voxels: the image itself, one channel for each voxel of a
+    sample. up: the unconditioned up-path, coarsest first, or empty."""
 
+    voxels: Tensor
     skips: list[Tensor]
     bottleneck: Tensor
     up: list[Tensor]
@@ -152,7 +154,13 @@ class Iris(nn.Module):
             fine_width=widths[0],
             layers=config.attention_layers,
             heads=config.heads,
-            evidence=Evidence(len(self.matched), config.location_prior, config.spatial_memory, config.registration),
+            evidence=Evidence(
+                len(self.matched),
+                config.location_prior,
+                config.spatial_memory,
+                config.registration,
+                config.stem_stride,
+            ),
         )
 
     @property
@@ -164,7 +172,8 @@ class Iris(nn.Module):
         """image (b, 1, x, y, z), normalised, edges multiples of ``config.multiple``."""
         *skips, bottleneck = self.encoder(image)
         conditioned_only = not (self.matched or self.config.spatial_memory)
-        return Features(skips, bottleneck, [] if conditioned_only else self.up_path(bottleneck, skips))
+        voxels = folded(image, self.config.stem_stride)
+        return Features(voxels, skips, bottleneck, [] if conditioned_only else self.up_path(bottleneck, skips))
 
     def encode_task(self, reference: Features, masks: Tensor, box: Tensor) -> Task:
         """masks (b, K, x, y, z) in [0, 1] on the reference's window; box (b, 2, 3): the window in its field of view."""
@@ -177,10 +186,11 @@ class Iris(nn.Module):
             box,
         )
 
-    def compare(self, query: Features, task: Task, box: Tensor, carried: Tensor | None = None) -> Tensor | None:
+    def compare(self, query: Features, task: Task, box: Tensor, carried: Carried | None = None) -> Tensor | None:
         """Evidence: maps (b, K, n, x, y, z) at ``config.stem_stride`` that set query and T side by side, or None.
 
-        carried (b, K, 2, x, y, z): the reference's masks where registration finds them, and how certain that is.
+        carried: the reference's masks where registration finds them, one value a voxel of the query; and how certain
+        that is, one value for ``config.stem_stride`` voxels along each axis.
         """
         if not self.mask_decoder.evidence.n_maps:
             return None
@@ -191,18 +201,18 @@ class Iris(nn.Module):
         return self.mask_decoder.evidence(task, levels, keys, carried, coarse, tuple(query.skips[0].shape[2:]), box)
 
     def decode(
-        self, query: Features, task: Task, box: Tensor, carried: Tensor | None = None, evidence: Tensor | None = None
+        self, query: Features, task: Task, box: Tensor, carried: Carried | None = None, evidence: Tensor | None = None
     ) -> Tensor:
-        """Logits (b, K, x, y, z) of all K classes at ``config.stem_stride``: one sample covers that many voxels.
+        """Logits (b, K, x, y, z) of all K classes, one a voxel of the query.
 
         carried: as of ``compare``. evidence: of ``compare``, where it is known already.
         """
         bottleneck, tokens = self.mask_decoder.attention(query.bottleneck, task.tokens, box)
         fine = self.up_path(bottleneck.to(query.bottleneck.dtype), query.skips)[-1]
         evidence = self.compare(query, task, box, carried) if evidence is None else evidence
-        return self.mask_decoder.logits(fine, tokens, evidence, task.familiarity)
+        return self.mask_decoder.logits(fine, query.voxels, tokens, evidence)
 
-    def decoded(self, image: Tensor, task: Task, box: Tensor, carried: Tensor | None = None) -> Tensor:
+    def decoded(self, image: Tensor, task: Task, box: Tensor, carried: Carried | None = None) -> Tensor:
         """``decode`` of an image (b, 1, x, y, z)."""
         return self.decode(self.encode_image(image), task, box, carried)
 
@@ -213,16 +223,11 @@ class Iris(nn.Module):
         reference_box: Tensor,
         query: Tensor,
         query_box: Tensor,
-        carried: Tensor | None = None,
+        carried: Carried | None = None,
     ) -> Tensor:
-        """One episode at full resolution: (b, K, x, y, z)."""
+        """One episode: logits (b, K, x, y, z)."""
         task = self.encode_task(self.encode_image(reference), masks, reference_box)
-        return upsample(self.decoded(query, task, query_box, carried), self.config.stem_stride)
-
-
-def upsample(logits: Tensor, stride: int) -> Tensor:
-    """Logits of ``decode`` at one sample a voxel."""
-    return F.interpolate(logits, scale_factor=stride, mode="trilinear") if stride > 1 else logits
+        return self.decoded(query, task, query_box, carried)
 
 
 def precision(device: torch.device) -> torch.autocast:

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 
 from iris_core.model.blocks import MLP, Attention, coordinates, exact, fourier
 from iris_core.model.task_encoder import Task
-
-SURE_OF = (0.75, 0.85)  # mean probability in what registration alone finds: from here on, and wholly, it is sure. Ours
+from iris_core.registration import Carried
 
 
 class TwoWayAttention(nn.Module):
@@ -47,32 +46,38 @@ class TwoWayAttention(nn.Module):
 
 
 class ClassHead(nn.Module):
-    """Evidence maps of one class and shared features → its logit: one narrow residual block, the same for all."""
+    """Evidence maps of one class and shared features → a logit a voxel: one narrow residual block, the same for all."""
 
-    def __init__(self, maps: int, features: int, width: int = 16) -> None:
+    def __init__(self, maps: int, features: int, voxels: int, width: int = 16) -> None:
+        """voxels: how many a sample holds."""
         super().__init__()
         self.from_features = nn.Conv3d(features, width, 3, 1, 1)  # computed once for all classes
         self.from_maps = nn.Conv3d(maps, width, 3, 1, 1, bias=False)
         self.conv1 = nn.Conv3d(width, width, 3, 1, 1)
         self.conv2 = nn.Conv3d(width, width, 3, 1, 1)
-        self.out = nn.Conv3d(width, 1, 1)
+        self.out = nn.Conv3d(width, voxels, 1)
 
     def forward(self, maps: Tensor, features: Tensor) -> Tensor:
-        """maps (b, K, n, x, y, z), features (b, C, x, y, z) → (b, K, x, y, z)."""
+        """maps (b, K, n, x, y, z), features (b, C, x, y, z) → (b, K, voxels, x, y, z)."""
         b, k = maps.shape[:2]
         per_class = rearrange(maps, "b k n x y z -> (b k) n x y z").contiguous(memory_format=torch.channels_last_3d)
         x = self.from_maps(per_class) + self.from_features(features).repeat_interleave(k, 0)
         x = F.leaky_relu(x, 0.01)
         x = x + self.conv2(F.leaky_relu(self.conv1(x), 0.01))
-        return rearrange(self.out(F.leaky_relu(x, 0.01)), "(b k) 1 x y z -> b k x y z", b=b)
+        return self.out(F.leaky_relu(x, 0.01)).unflatten(0, (b, k))
 
 
 class Evidence(nn.Module):
     """Maps that compare a query with T directly: prototypes, location prior, spatial memory, registration."""
 
-    def __init__(self, prototype_levels: int, location_prior: bool, memory: bool, registration: bool) -> None:
+    def __init__(
+        self, prototype_levels: int, location_prior: bool, memory: bool, registration: bool, stride: int
+    ) -> None:
+        """stride: of the maps; a sample covers so many voxels along each axis."""
         super().__init__()
-        self.n_maps = 2 * prototype_levels + int(location_prior) + 2 * int(memory) + 2 * int(registration)
+        self.stride, self.voxels = stride, stride**3
+        registered = (2 + self.voxels) * int(registration)
+        self.n_maps = 2 * prototype_levels + int(location_prior) + 2 * int(memory) + registered
         self.trust = nn.Parameter(torch.tensor(8.0)) if registration else None
         first = 2 * prototype_levels + int(location_prior)
         self.match = first + 1 if memory else None  # sharp propagation: a mask itself, in [0, 1]
@@ -85,13 +90,13 @@ class Evidence(nn.Module):
         task: Task,
         matching: list[Tensor],
         keys: Tensor | None,
-        carried: Tensor | None,
+        carried: Carried | None,
         coarse: tuple,
         shape: tuple,
         box: Tensor,
     ):
         """(b, K, n_maps, *shape). matching: projected query features; keys: of the query, on the ``coarse`` grid;
-        carried (b, K, 2, *shape): of ``registration.carry_over``, None where there is nothing to register."""
+        carried: one mask value a voxel, one certainty a sample; None where there is nothing to register."""
         maps = [self.similarity(task, level, i, shape) for i, level in enumerate(matching)]
         if self.location_slack is not None:
             maps.append(self.location(task, shape, box)[:, :, None])
@@ -99,15 +104,22 @@ class Evidence(nn.Module):
             maps.append(self.propagate(task, keys, coarse, shape))
         if self.trust is not None:
             b, k = len(box), task.tokens.shape[1]
-            maps.append(box.new_zeros(b, k, 2, *shape) if carried is None else carried)
+            maps.append(box.new_zeros(b, k, 2 + self.voxels, *shape) if carried is None else self.carried(carried))
         return torch.cat(maps, 2)
 
+    def carried(self, carried: Carried) -> Tensor:
+        """Its maps (b, K, 2 + voxels, …): mean mask and certainty of a sample, and the mask of each of its voxels."""
+        s = self.stride
+        masks = rearrange(carried.masks, "b k (x i) (y j) (z l) -> b k (i j l) x y z", i=s, j=s, l=s)
+        certainty = carried.certainty.expand(-1, masks.shape[1], -1, -1, -1)
+        return torch.cat([masks.mean(2, keepdim=True), certainty[:, :, None], masks], 2)
+
     def belief(self, maps: Tensor) -> Tensor:
-        """What registration alone would answer, as logits (b, K, *shape), from ``carried``, the maps' last two."""
+        """What registration alone would answer, as logits (b, K, voxels, …): of the last maps, those of ``carried``."""
         if self.trust is None:
-            return torch.zeros_like(maps[:, :, 0])
-        carried, certainty = maps[:, :, -2], maps[:, :, -1]
-        return self.trust * certainty * (2 * carried - 1)
+            return torch.zeros_like(maps[:, :, :1])
+        certainty, masks = maps[:, :, -self.voxels - 1, None], maps[:, :, -self.voxels :]
+        return self.trust * certainty * (2 * masks - 1)
 
     def similarity(self, task: Task, level: Tensor, i: int, shape: tuple) -> Tensor:
         unit = F.normalize(level.float(), dim=1)
@@ -160,6 +172,38 @@ def sureness(logits: Tensor) -> Tensor:
     return (logits.sigmoid() * found).sum((-3, -2, -1)) / found.sum((-3, -2, -1)).clamp_min(1)
 
 
+class Gate(nn.Module):
+    """How much registration's belief and what the head makes of it count, class by class.
+
+    Told by how sure both are of what they find in the window, how well they and the spatial memory agree, and how large
+    it is: what a class is plays no part, so it goes for classes that no training showed. At first both count once.
+    """
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(8, width), nn.GELU(), nn.Linear(width, 2))
+        nn.init.zeros_(self.layers[2].weight)
+        nn.init.zeros_(self.layers[2].bias)
+
+    @exact
+    def forward(self, belief: Tensor, learnt: Tensor, match: Tensor) -> Tensor:
+        """Logits of both and the mask that the memory propagates, (b, K, x, y, z) → (b, K, 2), between 0 and 2."""
+        belief, learnt, match = (x.detach().float() for x in (belief, learnt, match))
+        found = belief.sigmoid() * (belief > 0), learnt.sigmoid() * (learnt > 0), match
+        sizes = [x.sum((2, 3, 4)) + 1 for x in found]
+        pairs = ((0, 1), (0, 2), (1, 2))
+        agreement = [2 * (found[i] * found[j]).sum((2, 3, 4)) / (sizes[i] + sizes[j]) for i, j in pairs]
+        seen = [
+            sureness(belief),
+            sureness(learnt),
+            *agreement,
+            (sizes[1] / sizes[0]).log() / 3,
+            sizes[0].log() / 10,
+            (belief != 0).any(-1).any(-1).any(-1).float(),
+        ]
+        return 2 * self.layers(torch.stack(seen, -1)).sigmoid()
+
+
 def resize(volume: Tensor, shape: tuple[int, ...]) -> Tensor:
     return volume if volume.shape[2:] == shape else F.interpolate(volume, size=shape, mode="trilinear")
 
@@ -185,22 +229,31 @@ class MaskDecoder(nn.Module):
         )
         self.bias = nn.Parameter(torch.tensor(-2.0))
         self.evidence = evidence
+        self.gate = Gate() if evidence.trust is not None else None
         if evidence.n_maps:
             self.shared = nn.Conv3d(fine_width, shared_features, 1)
-            self.head = ClassHead(evidence.n_maps + 1, shared_features)
+            self.head = ClassHead(evidence.n_maps + 1, shared_features + evidence.voxels, evidence.voxels)
 
-    def logits(self, fine: Tensor, tokens: Tensor, maps: Tensor | None, familiarity: Tensor) -> Tensor:
-        """fine (b, C, x, y, z), T' (b, K, m + 1, W), evidence maps or None, familiarity (b, K) → (b, K, x, y, z).
+    def logits(self, fine: Tensor, voxels: Tensor, tokens: Tensor, maps: Tensor | None) -> Tensor:
+        """fine (b, C, x, y, z), the image's voxels in each sample (b, voxels, x, y, z), T' (b, K, m + 1, W), evidence
+        maps or None → (b, K, X, Y, Z), one a voxel.
 
-        Registration's belief, and what the head makes of it: the less of that, the surer registration is of a class,
-        unless the class is familiar.
+        Registration's belief and what the head makes of it, weighed by the gate.
         """
-        embedding = self.class_embedding(tokens.mean(2))
+        embedding, s = self.class_embedding(tokens.mean(2)), self.evidence.stride
         dot = einsum(embedding, fine, "b k c, b c x y z -> b k x y z") / fine.shape[1] ** 0.5 + self.bias
         if maps is None:
-            return dot
+            return F.interpolate(dot, scale_factor=s, mode="trilinear") if s > 1 else dot
         belief = self.evidence.belief(maps)
-        learnt = dot + self.head(torch.cat([(dot + belief)[:, :, None], maps], 2), self.shared(fine))
-        low, high = SURE_OF
-        kept = 1 - (1 - familiarity) * ((sureness(belief) - low) / (high - low)).clamp(0, 1)
-        return belief + kept[..., None, None, None] * learnt
+        seen = torch.cat([(dot + belief.mean(2))[:, :, None], maps], 2)
+        learnt = dot[:, :, None] + self.head(seen, torch.cat([self.shared(fine), voxels], 1))
+        if self.gate is None:
+            return unfolded(learnt, s)
+        match = torch.zeros_like(dot) if self.evidence.match is None else maps[:, :, self.evidence.match]
+        of_belief, of_learnt = self.gate(belief.mean(2), learnt.mean(2), match)[..., None, None, None, None].unbind(2)
+        return unfolded(of_belief * belief + of_learnt * learnt, s)
+
+
+def unfolded(values: Tensor, stride: int) -> Tensor:
+    """Values of the voxels of each sample, (b, K, stride³, x, y, z), in their places."""
+    return rearrange(values, "b k (i j l) x y z -> b k (x i) (y j) (z l)", i=stride, j=stride, l=stride)

@@ -24,7 +24,6 @@ class Task:
     tokens: (b, K, m + 1, C), T_f and T_c. prototypes: (b, K, levels, 2, P), foreground and background, unit length.
     location: (b, K, 10), 1, centre and raw second moments in the field of view.
     memory_keys: (b, N, M) reference positions; memory_masks: (b, K, N), how much of each is the class.
-    familiarity: (b, K), 0 to 1, how much the head may change what registration is sure of.
     """
 
     tokens: Tensor
@@ -32,14 +31,13 @@ class Task:
     location: Tensor
     memory_keys: Tensor
     memory_masks: Tensor
-    familiarity: Tensor
 
     @classmethod
     def compact(cls, tokens: Tensor, prototypes: Tensor, location: Tensor) -> "Task":
-        """A task that is a few vectors per class, all familiar, without spatial memory."""
+        """A task that is a few vectors per class, without spatial memory."""
         b, k = tokens.shape[:2]
         empty = tokens.new_zeros
-        return cls(tokens, prototypes, location, empty(b, 0, 0), empty(b, k, 0), tokens.new_ones(b, k))
+        return cls(tokens, prototypes, location, empty(b, 0, 0), empty(b, k, 0))
 
     def map(self, function) -> "Task":
         """The same task with ``function`` applied to every tensor."""
@@ -50,7 +48,7 @@ class Task:
 
     def bare(self) -> "Task":
         """A few vectors per class."""
-        return replace(Task.compact(self.tokens, self.prototypes, self.location), familiarity=self.familiarity)
+        return Task.compact(self.tokens, self.prototypes, self.location)
 
     def without_location(self) -> "Task":
         return replace(self, location=torch.zeros_like(self.location))

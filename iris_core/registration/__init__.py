@@ -9,14 +9,14 @@ import math
 import torch
 from torch import Tensor
 
-from iris_core.registration.carry import Field, Registered, carry_over
+from iris_core.registration.carry import Carried, Field, Registered, carry_over
 from iris_core.registration.describe import Described, Scan, describe
 from iris_core.registration.lattice import Lattice, smoothed
 from iris_core.registration.refine import Match, refine
 from iris_core.registration.shown import NEAR_CELLS, Shown, cell_of, show, unpacked
 from iris_core.registration.start import OUTSIDE, discrete_start, resized
 
-__all__ = ["Registered", "Scan", "Shown", "carry_over", "register", "show"]
+__all__ = ["Carried", "Lattice", "Registered", "Scan", "Shown", "carry_over", "register", "show"]
 
 DISCRETE = 3  # cells that the discrete start's lattice is coarser by
 COARSEST, FIRST_STEPS = 4, 8  # the same of the first refinement, from every start; its Gauss-Newton steps
@@ -66,7 +66,7 @@ def _scale(query: Scan, reference: Shown) -> int:
 def _left(query: Described, match: Match, lattice: Lattice, around: Tensor) -> float:
     """Mean of what is left of the difference, mostly near the reference's structures."""
     difference = match.difference * match.seen + OUTSIDE * (1 - match.seen)
-    near = lattice.sampled(around, query.lattice.places(around) + match.field)
+    near = lattice.sampled(around, query.lattice.places(around.device) + match.field)
     weight = (near + ELSEWHERE) * query.valid()
     return float((difference * weight).sum() / weight.sum().clamp_min(1e-6))
 
@@ -78,7 +78,7 @@ def _field(query: Described, match: Match) -> Field:
 
 def _near(query: Described, match: Match, lattice: Lattice, around: Tensor) -> tuple[Tensor, Tensor] | None:
     """Corners in mm of what of the query leads near the reference's structures; None where nothing does."""
-    places = query.lattice.places(around)
+    places = query.lattice.places(around.device)
     near = (lattice.sampled(around, places + match.field) * query.valid())[0, 0] > 0.25
     if not near.any():
         return None

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from iris_core.registration.lattice import Lattice
@@ -41,20 +42,35 @@ class Registered:
         return places + moved[:, :3], moved[:, 3:]
 
 
-def carry_over(registered: Sequence[Registered], places: Tensor) -> Tensor:
-    """Masks of K classes at places (1, 3, …) of the query in mm, and how certain they are: (1, K, 2, …).
+@dataclass(frozen=True)
+class Carried:
+    """The reference's masks of K classes on a lattice over the query, (1, K, x, y, z) in [0, 1]; and how certain they
+    are, on a lattice that may be coarser, (1, K, …), or (1, 1, …) where that is the same for all classes."""
+
+    masks: Tensor
+    certainty: Tensor
+
+
+def carry_over(registered: Sequence[Registered], lattice: Lattice, step: int = 1) -> Carried:
+    """Masks on a lattice over the query. step: fields are smooth, so they are looked up on a lattice coarser by so
+    much, which must divide the shape, and that is where certainty is told.
 
     References are averaged, the better they fit the more; one says nothing of a class that it lacks.
     """
-    total = weight = 0.0
+    device = registered[0].reference.known.device
+    places, coarse = lattice.places(device), lattice.coarser(step).places(device)
+    found = []
     for one in registered:
-        reference = one.reference
-        there, certainty = one.at(places)
-        carried = torch.zeros(1, len(reference.known), *places.shape[2:], device=places.device)
-        if (reference.grid.unit(there).abs() <= 1).all(1).any():
-            for k in reference.known.nonzero().flatten().tolist():
-                carried[:, k] = reference.grid.sampled(reference.mask(k), there)[:, 0]
-        share = (certainty**4 + 1e-4)[:, None] * reference.known[None, :, None, None, None, None]
-        total = total + torch.stack([carried, certainty.expand_as(carried)], 2) * share
-        weight = weight + share
-    return total / weight.clamp_min(1e-6)
+        there, certainty = one.at(coarse)
+        found.append(Carried(one.reference.masks.at(places + _resized(there - coarse, step)), certainty))
+    if len(found) == 1 and registered[0].reference.known.all():
+        return found[0]
+    known = [one.reference.known[None, :, None, None, None] for one in registered]
+    shares = torch.stack([(f.certainty**4 + 1e-4) * k for f, k in zip(found, known, strict=True)])
+    shares = shares / shares.sum(0).clamp_min(1e-6)
+    certainty = sum(share * f.certainty for share, f in zip(shares, found, strict=True))
+    return Carried(sum(_resized(share, step) * f.masks for share, f in zip(shares, found, strict=True)), certainty)
+
+
+def _resized(field: Tensor, times: int) -> Tensor:
+    return F.interpolate(field, scale_factor=times, mode="trilinear") if times > 1 else field

@@ -46,7 +46,7 @@ class Described:
     def valid(self) -> Tensor:
         """1 where something was scanned, (1, 1, …)."""
         low, high = (corner.to(self.values)[:, None, None, None] for corner in self.view)
-        places = self.lattice.places(self.values)
+        places = self.lattice.places(self.values.device)
         return ((places >= low) & (places <= high)).all(1, keepdim=True).float()
 
     def at(self, times: int) -> "Described":

@@ -19,9 +19,8 @@ class Lattice:
     cell_mm: float
     centre_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
-    def places(self, like: Tensor | None = None) -> Tensor:
+    def places(self, device: torch.device | None = None) -> Tensor:
         """Middles of the cells in mm, (1, 3, *shape)."""
-        device = None if like is None else like.device
         lines = [
             (torch.arange(n, device=device) + 0.5 - n / 2) * self.cell_mm + middle
             for n, middle in zip(self.shape, self.centre_mm, strict=True)

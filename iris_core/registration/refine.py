@@ -26,7 +26,7 @@ class Match:
 
 def refine(query: Described, reference: Described, field: Tensor, steps: int) -> Match:
     """field (1, 3, *query.lattice.shape): displacements in mm to begin with."""
-    places, cell = query.lattice.places(field), query.lattice.cell_mm
+    places, cell = query.lattice.places(field.device), query.lattice.cell_mm
     here, there = query.valid(), reference.valid()
     fixed = torch.cat([query.values[:, :CHANNELS], standing_out(query, here)], 1)
     moving = torch.cat([reference.values[:, :CHANNELS], standing_out(reference, there)], 1)

@@ -21,7 +21,7 @@ def discrete_start(query: Described, reference: Described) -> Tensor:
     around = type(query.lattice)(tuple(m + 2 * REACH for m in shape), cell, query.lattice.centre_mm)
     valid = reference.valid()
     moving = torch.cat([reference.values[:, :CHANNELS] * valid, valid], 1)
-    moving = reference.lattice.sampled(moving, around.places(moving))
+    moving = reference.lattice.sampled(moving, around.places(moving.device))
     seen = moving[0, -1]
     moving, fixed = moving[0, :-1] / seen.clamp_min(1e-3), query.values[0, :CHANNELS]
     cost = fixed.new_empty(n**3, *shape)
@@ -48,4 +48,4 @@ def resized(field: Tensor, before: Described, after: Described) -> Tensor:
     """A field (1, 3, …) on another lattice."""
     if before.lattice == after.lattice:
         return field
-    return before.lattice.sampled(field, after.lattice.places(field), "border")
+    return before.lattice.sampled(field, after.lattice.places(field.device), "border")

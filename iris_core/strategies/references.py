@@ -21,14 +21,12 @@ from iris_core.geometry import (
     window_starts,
 )
 from iris_core.intensity import detect_scheme, normalise
-from iris_core.model.iris import Features, Iris, precision, upsample
-from iris_core.model.task_encoder import Task
+from iris_core.model.iris import Iris, precision
 from iris_core.registration import Scan, show
 from iris_core.strategies.base import Given, Known
 
 PAPER_SPACING_MM = 1.5
 OVERVIEWS = (2, 4)  # × the working spacing. Ours
-FAMILIAR = (0.6, 0.8)  # Dice on the reference itself at which a class is first, and wholly, familiar. Ours
 GRIDS = ("auto", "paper")
 
 
@@ -88,28 +86,18 @@ def encode(model: Iris, reference: Case, spacing_mm: float, scheme: str, overvie
     """T of every class that a reference shows, at a working spacing; with ``overviews`` at coarser ones too.
 
     A mask larger than a window is encoded window by window (no overlap) and averaged by each class's volume in them.
-    At the working spacing the vectors of T, without memory or registration, are asked for the classes in the reference
-    itself: what the model cannot find again there it does not know, and T's familiarity says so.
     """
     classes = reference.present()
     coarser = [spacing_mm * step for step in OVERVIEWS] if overviews else []
     volumes = Volumes.of(reference, scheme)
-    tasks, familiarity = [], None
+    tasks = []
     for working_mm in (spacing_mm, *coarser):
-        parts, weights, again = [], [], []
+        parts, weights = [], []
         for window in reference_windows(model, volumes, working_mm):
             with precision(window.image.device):
-                features = model.encode_image(window.image)
-                parts.append(model.encode_task(features, window.masks, window.box))
-                if model.registers and not tasks:
-                    again.append(_found_again(model, features, parts[-1], window))
+                parts.append(model.encode_task(model.encode_image(window.image), window.masks, window.box))
             weights.append(window.masks[0].sum((1, 2, 3)))
-        if again:
-            common, half = torch.stack(again).sum(0)
-            low, high = FAMILIAR
-            familiarity = ((common / half.clamp_min(1e-6) - low) / (high - low)).clamp(0, 1)
         task = combine(parts, torch.stack(weights))
-        task = task if familiarity is None else replace(task, familiarity=familiarity)
         tasks.append(thinned(task).map(lambda t: t.half().float()))  # as a task file keeps it
     return TaskEmbedding(
         task=tasks[0],
@@ -121,14 +109,6 @@ def encode(model: Iris, reference: Case, spacing_mm: float, scheme: str, overvie
         overviews=tuple(Overview(task, mm) for task, mm in zip(tasks[1:], coarser, strict=True)),
         shown=(show(volumes.scan, list(map(torch.from_numpy, volumes.masks))),) if model.registers else (),
     )
-
-
-def _found_again(model: Iris, features: Features, task: Task, window: ReferenceWindow) -> Tensor:
-    """(2, 1, K): voxels that T's vectors alone find in the window that showed them and that are the class; and half of
-    all that they find or that is the class."""
-    found = upsample(model.decode(features, task.bare(), window.box), model.config.stem_stride) > 0
-    both = (found * window.masks).sum((2, 3, 4))
-    return torch.stack([both, (found.sum((2, 3, 4)) + window.masks.sum((2, 3, 4))) / 2])
 
 
 def as_reference(query: Case, labels: np.ndarray, embedding: TaskEmbedding) -> Case:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from iris_core.case import InputError
 from iris_core.embeddings import TaskEmbedding
-from iris_core.model.iris import Features, precision, upsample
+from iris_core.model.iris import Features, precision
 from iris_core.model.losses import segmentation_loss
 from iris_core.model.task_encoder import Task
 from iris_core.strategies.base import Given, Plan, always
@@ -88,6 +88,5 @@ def _loss(given: Given, task: Task, lessons: list[Lesson]) -> Tensor:
         parts = (part[:, lesson.classes] for part in (task.tokens, task.prototypes, task.location))
         with precision(lesson.box.device):
             logits = given.model.decode(lesson.features, Task.compact(*parts), lesson.box)
-        full = upsample(logits, given.model.config.stem_stride)
-        losses.append(segmentation_loss(full, lesson.masks) / len(lessons))
+        losses.append(segmentation_loss(logits, lesson.masks) / len(lessons))
     return sum(losses)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from pytorch_optimizer import Lamb
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -26,7 +26,7 @@ from iris_core.data.cache import class_spacings, read_case
 from iris_core.data.episodes import Episode, EpisodeDataset, carried_over
 from iris_core.embeddings import MemoryBank
 from iris_core.evaluation.protocol import Draw, draw_pairs, evaluate, summarise
-from iris_core.model.iris import Iris, IrisConfig, precision, upsample
+from iris_core.model.iris import Iris, IrisConfig, precision
 from iris_core.model.losses import matching_loss, segmentation_loss
 from iris_core.model.task_encoder import Task
 from iris_core.strategies import Given
@@ -135,17 +135,19 @@ def train(
 
 
 def _begin_with(model: Iris, start_from: Path) -> None:
-    """Copy a checkpoint's weights. What the model has beyond them stays random, further input channels zero."""
-    known = checkpoint.load(start_from).model.state_dict()
+    """Copy a checkpoint's weights. What the model has beyond them stays random; further input channels begin as zero,
+    and where there are so many outputs more for each, all do what the one did."""
+    weights = start_from / "model.safetensors"
+    if not weights.is_file():
+        raise InputError(f"{start_from}: a weights folder must hold model.safetensors; none was found")
     new = model.state_dict()
-    for name, old in known.items():
+    for name, old in load_file(weights).items():
         grown = new.get(name)
-        if (
-            grown is None
-            or old.shape[:1] != grown.shape[:1]
-            or old.shape[2:] != grown.shape[2:]
-            or (old.ndim > 1 and old.shape[1] > grown.shape[1])
-        ):
+        if grown is None:
+            raise InputError(f"{start_from}: must be of the preset that is trained, which has no {name}")
+        old = old.repeat_interleave(max(1, grown.shape[0] // old.shape[0]), 0) if old.ndim else old
+        inner = (*old.shape[:1], *grown.shape[1:2], *old.shape[2:])
+        if grown.shape != inner or (old.ndim > 1 and old.shape[1] > grown.shape[1]):
             raise InputError(f"{start_from}: must be of the preset that is trained, its {name} does not fit")
         grown.zero_()
         grown[(slice(None), slice(old.shape[1])) if old.ndim > 1 else ...] = old
@@ -163,7 +165,7 @@ def _learn(
         used = used.without_location() if episode.drop_location else used
         box = episode.query_box.to(device)
         evidence = model.compare(query, used, box, None if episode.drop_memory else carried)
-        logits = upsample(model.decode(query, used, box, evidence=evidence), model.config.stem_stride)
+        logits = model.decode(query, used, box, evidence=evidence)
     masks = episode.query_masks.to(device)
     loss = segmentation_loss(logits, masks, None if episode.query_valid is None else episode.query_valid.to(device))
     match = model.mask_decoder.evidence.match

@@ -31,14 +31,6 @@ def result(service: Service, reference: Case, query: Case) -> np.ndarray:
     return service.segment(service.encode(reference), Case(query.image, query.affine))
 
 
-def test_structures_of_training_are_familiar_and_noise_is_not(service):
-    reference, _ = load("hippocampus")
-    assert (service.encode(reference).task.familiarity == 1).all()
-    noise = np.random.default_rng(0).random(reference.labels.shape) < 0.05
-    strange = Case(reference.image, reference.affine, noise.astype(np.int32), plain_classes(noise.astype(np.int32)))
-    assert (service.encode(strange).task.familiarity == 0).all()
-
-
 @pytest.mark.parametrize("name", ["hippocampus", "heart"])
 def test_the_samples_are_segmented(name, service):
     reference, query = load(name)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from iris_core.case import Case, InputError
 from iris_core.geometry import (
     Orientation,
+    Scores,
     WorkingGrid,
     choose_spacing,
     labels_back,
@@ -39,7 +40,7 @@ def round_trip(case: Case, spacing_mm: float) -> np.ndarray:
     grid = WorkingGrid(labels.shape, spacing, spacing_mm)
     values = tuple(int(v) for v in np.unique(labels) if v)
     one_hot = torch.from_numpy(np.stack([labels == v for v in values]).astype(np.float32))
-    back = labels_back(grid, grid.to_working(one_hot) - 0.5, values)
+    back = labels_back(Scores(grid, (0, 0, 0), grid.to_working(one_hot) - 0.5), values)
     return Orientation.of(case.affine).invert(back)
 
 
@@ -95,7 +96,7 @@ def test_a_constant_stays_constant_on_any_grid(shape, spacing, working):
     there = grid.to_working(torch.ones(shape))
     assert tuple(there.shape) == grid.working_shape
     assert torch.allclose(there, torch.ones(1), atol=1e-5)
-    assert (labels_back(grid, there[None], (7,)) == 7).all()
+    assert (labels_back(Scores(grid, (0, 0, 0), there[None]), (7,)) == 7).all()
 
 
 def test_a_coordinate_ramp_keeps_its_millimetres():

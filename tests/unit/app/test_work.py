@@ -202,14 +202,12 @@ def test_class_names_as_people_type_them():
 
 def test_tables_escape_names_and_warn_of_low_confidence(ran):
     name = "<img src=x>"
-    known = {"volumes_ml": {name: 1.0}, "confidence": {name: 0.2}, "scores": {}, "unfamiliar": (name,)}
+    known = {"volumes_ml": {name: 1.0}, "confidence": {name: 0.2}, "scores": {}}
     scan = replace(ran[0].scans[1], title="<b>scan", name="<b>scan", **known)
     result = Result(ran[0].folder, (name,), (scan,), asked=1)
     for text in (volumes_table(result), structures_table(result, scan), outcome(result, [], 1.0)):
         assert "<img" not in text and "<b>scan" not in text and "&lt;img" in text
     assert "painted over" in structures_table(result, replace(scan, overlapping=True))
-    assert "hardly know" in structures_table(result, scan)
-    assert "hardly know" not in structures_table(result, replace(scan, unfamiliar=()))
     assert "Low confidence" in outcome(result, [], 1.0) and "class=low" in structures_table(result, scan)
 
 

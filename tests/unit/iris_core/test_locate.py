@@ -9,6 +9,7 @@ from conftest import ball
 
 from iris_core import inference
 from iris_core.case import Case, plain_classes
+from iris_core.geometry import Scores
 from iris_core.strategies import STRATEGIES, Given
 
 SHAPE = (120, 100, 90)
@@ -28,10 +29,10 @@ def passes(monkeypatch, embedding):
     ``where["registered"]``; records (spacing or "registered", sure) of each pass."""
 
     def ball_at(which, grid):
-        samples = tuple(-(-n // 2) for n in grid.working_shape)
-        found, centre = torch.full((1, *samples), -5.0), where[which]
+        shape = grid.working_shape
+        found, centre = torch.full((1, *shape), -5.0), where[which]
         if centre is not None:
-            index = np.stack(np.meshgrid(*(np.arange(n) for n in samples), indexing="ij"), -1) * 2 * grid.working_mm
+            index = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), -1) * grid.working_mm
             found[0][torch.from_numpy(np.linalg.norm(index - centre, axis=-1) < 8)] = 5.0
         return found
 
@@ -46,10 +47,9 @@ def passes(monkeypatch, embedding):
         which = round(grid.working_mm / embedding.spacing_mm)
         found = ball_at(which, grid)
         if region is not None:
-            allowed = inference._on(region, grid, found.shape[1:], 2)
-            found = found.masked_fill(~allowed, inference.ABSENT)
+            found = found.masked_fill(~region.on(grid, (0, 0, 0), grid.working_shape), inference.ABSENT)
         seen.append((which, None if region is None else region.sure.tolist()))
-        return found
+        return Scores(grid, (0, 0, 0), found)
 
     monkeypatch.setattr(inference, "_believed", believed)
     monkeypatch.setattr(inference, "window_logits", logits)
@@ -92,20 +92,21 @@ def test_each_class_is_located_by_what_is_sure_of_it(tiny, embedding, monkeypatc
     """Registration is sure of the first class, the model of both, elsewhere."""
 
     def at(grid, *places):
-        found = torch.full((2, *(-(-n // 2) for n in grid.working_shape)), -5.0)
+        found = torch.full((2, *grid.working_shape), -5.0)
         for place in places:
             found[place] = 5.0
         return found
 
-    monkeypatch.setattr(inference, "_believed", lambda model, grid, *_: at(grid, (0, 5, 5, 5)))
+    monkeypatch.setattr(inference, "_believed", lambda model, grid, *_: at(grid, (0, 10, 10, 10)))
+    learnt = (0, 40, 30, 30), (1, 40, 30, 30)
     monkeypatch.setattr(
-        inference, "window_logits", lambda model, task, image, grid, *_: at(grid, (0, 20, 15, 15), (1, 20, 15, 15))
+        inference, "window_logits", lambda model, task, image, grid, *_: Scores(grid, (0, 0, 0), at(grid, *learnt))
     )
     grid = inference.WorkingGrid(SHAPE, (1.0, 1.0, 1.0), embedding.spacing_mm)
     region = inference._locate(tiny, embedding, torch.zeros(SHAPE), grid, torch.device("cpu"), [])
     assert region.sure.tolist() == [True, True]
-    assert region.allowed[:, 5, 5, 5].tolist() == [True, False]
-    assert region.allowed[:, 20, 15, 15].tolist() == [False, True]
+    assert region.allowed.values[:, 10, 10, 10].tolist() == [1, 0]
+    assert region.allowed.values[:, 40, 30, 30].tolist() == [0, 1]
 
 
 def test_locating_can_be_left_out(tiny, embedding, passes):

@@ -5,7 +5,9 @@ import torch
 
 from iris_core.model.iris import PARTS, PRESETS, Iris, IrisConfig, without
 from iris_core.model.losses import segmentation_loss
+from iris_core.model.mask_decoder import unfolded
 from iris_core.model.task_encoder import as_coarse
+from iris_core.registration import Carried
 
 BOX = torch.tensor([[[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]]])
 
@@ -65,10 +67,13 @@ def test_a_task_of_a_few_vectors_decodes(tiny, episode):
 def test_what_registration_says_is_a_term_of_the_logits(tiny, episode):
     image, masks, query = episode
     t, features = task(tiny, masks, image), tiny.encode_image(query)
-    carried = torch.rand(1, 3, 2, 12, 8, 8)
-    said = tiny.mask_decoder.evidence.belief(tiny.compare(features, t, BOX, carried))
-    assert torch.equal(said, tiny.mask_decoder.evidence.belief(carried))
-    assert said.any() and said.shape == tiny.decode(features, t, BOX, carried).shape
+    evidence = tiny.mask_decoder.evidence
+    carried = Carried(torch.rand(1, 3, 24, 16, 16), torch.rand(1, 1, 12, 8, 8))
+    said = evidence.belief(tiny.compare(features, t, BOX, carried))
+    assert torch.equal(said, evidence.belief(evidence.carried(carried)))
+    certain = carried.certainty.repeat_interleave(2, 2).repeat_interleave(2, 3).repeat_interleave(2, 4)
+    assert torch.allclose(unfolded(said, 2), evidence.trust * certain * (2 * carried.masks - 1), atol=1e-5)
+    assert said.any() and unfolded(said, 2).shape == tiny.decode(features, t, BOX, carried).shape
     assert not tiny.mask_decoder.evidence.belief(tiny.compare(features, t, BOX)).any()
     plain = Iris(without(tiny.config, "registration"))
     assert not plain.registers
@@ -83,7 +88,7 @@ def test_a_model_without_a_part_learns_and_is_another(part, episode, tiny):
     shared = {k: v for k, v in tiny.state_dict().items() if v.shape == model.state_dict().get(k, v[None]).shape}
     model.load_state_dict(shared, strict=False)
     optimiser = torch.optim.SGD(model.parameters(), lr=0.05)
-    losses, carried = [], torch.rand(1, 3, 2, 12, 8, 8)
+    losses, carried = [], Carried(torch.rand(1, 3, 24, 16, 16), torch.rand(1, 1, 12, 8, 8))
     for _ in range(2):
         logits = model(image, masks, BOX, query, BOX, carried)
         assert logits.shape == (1, 3, 24, 16, 16)

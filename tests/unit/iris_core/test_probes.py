@@ -1,6 +1,5 @@
 """The context test tells a model that looks from one that does not; the ablation takes from T what it says."""
 
-from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -86,7 +85,6 @@ def test_an_ablated_model_lacks_its_part_and_answers_otherwise(part, tiny, cases
     assert len(shown.shown) == 1
     assert len(lacking.shown) == (part != "registration")
     full, cut = shown.task, lacking.task
-    full, cut = (replace(task, familiarity=torch.ones(1, 1)) for task in (full, cut))  # it is untrained
     empty = {
         "foreground": cut.tokens[:, :, :1],
         "query_tokens": cut.tokens[:, :, 1:],

@@ -18,7 +18,7 @@ def a_task(k=2, n=5) -> Task:
     torch.manual_seed(k)
     prototypes = torch.nn.functional.normalize(torch.randn(1, k, 3, 2, 8), dim=-1)
     compact = torch.randn(1, k, 4, 64), prototypes, torch.rand(1, k, 10)
-    return Task(*compact, torch.randn(1, n, 8), torch.rand(1, k, n), familiarity=torch.rand(1, k))
+    return Task(*compact, torch.randn(1, n, 8), torch.rand(1, k, n))
 
 
 def test_two_classes_never_share_a_name():
@@ -65,7 +65,6 @@ def test_combined_tasks_are_weighted_means_and_memories_joined():
     both = combine([first, second], torch.tensor([[1.0, 0.0], [3.0, 2.0]]))
     assert torch.allclose(both.tokens[:, 0], (first.tokens[:, 0] + 3 * second.tokens[:, 0]) / 4)
     assert torch.allclose(both.tokens[:, 1], second.tokens[:, 1])  # only the second shows this class
-    assert torch.allclose(both.familiarity[:, 0], (first.familiarity[:, 0] + 3 * second.familiarity[:, 0]) / 4)
     assert both.memory_keys.shape[1] == 10
     assert torch.allclose(both.prototypes.norm(dim=-1), torch.ones(1))
 

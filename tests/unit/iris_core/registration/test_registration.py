@@ -1,5 +1,6 @@
 """Registration: finds a known warp in another contrast, knows where the reference ends, carries masks over."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from conftest import smooth_noise
 
 from iris_core.registration import Scan, carry_over, register, show
+from iris_core.registration.labelled import MOST, labelled
 from iris_core.registration.lattice import Lattice
 
 SHAPE = (48, 64, 48)
@@ -84,22 +86,21 @@ def test_outside_of_the_field_of_view_nothing_is_certain(anatomy, reference):
 @pytest.mark.parametrize("content", [smooth_noise, lambda shape, *_: torch.zeros(1, 1, *shape)])
 def test_any_scan_will_do(shape, content, reference):
     image = content(shape, 4, 1)[0, 0]
-    carried = carry_over([register(scan(image), reference)], Lattice(shape, 1.0).places())
-    assert carried.shape == (1, 2, 2, *shape)
-    assert torch.isfinite(carried).all()
+    carried = carry_over([register(scan(image), reference)], Lattice(shape, 1.0))
+    assert carried.masks.shape == (1, 2, *shape) and carried.certainty.shape == (1, 1, *shape)
+    assert torch.isfinite(carried.masks).all() and torch.isfinite(carried.certainty).all()
     itself = show(scan(image), [torch.ones(shape, dtype=torch.bool)])
-    assert torch.isfinite(carry_over([register(scan(image), itself)], GRID.places())).all()
+    assert torch.isfinite(carry_over([register(scan(image), itself)], GRID).masks).all()
 
 
 @pytest.mark.parametrize("contrast", CONTRASTS)
 def test_masks_are_carried_to_where_they_belong(anatomy, reference, contrast):
     query = cut(anatomy, (4, 4, -4))
-    carried, certainty = carry_over([register(scan(CONTRASTS[contrast](query)), reference)], GRID.places()).unbind(2)
+    carried = carry_over([register(scan(CONTRASTS[contrast](query)), reference)], GRID).masks
     inner = tuple([slice(10, -10)] * 3)
     for k in (0, 1):
         there, found = (query == k)[inner].float(), carried[0, k][inner]
         assert 2 * (found * there).sum() / (found.sum() + there.sum()) > 0.75
-    assert torch.equal(certainty[:, 0], certainty[:, 1])
 
 
 def test_a_small_structure_is_outlined_finer_than_the_whole(anatomy):
@@ -110,27 +111,56 @@ def test_a_small_structure_is_outlined_finer_than_the_whole(anatomy):
     assert reference.near.lattice.cell_mm < 0.6 * reference.scales[0].lattice.cell_mm
     found = register(Scan(-whole, (2.0, 2.0, 2.0)), reference)
     assert len(found.fields) == 2
-    carried = carry_over([found], Lattice((96,) * 3, 2.0).places())[0, 0, 0] > 0.5
+    carried = carry_over([found], Lattice((96,) * 3, 2.0)).masks[0, 0] > 0.5
     assert 2 * (carried & ball).sum() / (carried.sum() + ball.sum()) > 0.95
 
 
 def test_a_reference_counts_for_the_classes_it_shows(anatomy, reference):
     query = scan(cut(anatomy, (2, 0, 0)))
     found = register(query, reference)
-    alone = carry_over([found], GRID.places())
-    assert torch.allclose(carry_over([found, found], GRID.places()), alone, atol=1e-4)
+    alone = carry_over([found], GRID)
+    twice = carry_over([found, found], GRID)
+    assert torch.allclose(twice.masks, alone.masks, atol=1e-4)
     silent = replace(found, reference=reference.pick([0, None]))
-    mixed = carry_over([found, silent], GRID.places())
-    assert torch.allclose(mixed, alone, atol=1e-4)
-    assert not carry_over([silent], GRID.places())[:, 1].any()
+    mixed = carry_over([found, silent], GRID)
+    assert torch.allclose(mixed.masks, alone.masks, atol=1e-4)
+    assert torch.allclose(mixed.certainty, alone.certainty.expand(-1, 2, -1, -1, -1), atol=1e-4)
+    assert not carry_over([silent], GRID).masks[:, 1].any()
+
+
+def test_a_field_is_smooth_enough_to_be_looked_up_at_every_other_place(anatomy, reference):
+    found = register(scan(cut(anatomy, (3, -2, 4))), reference)
+    exact, quick = (carry_over([found], GRID, step) for step in (1, 2))
+    assert quick.certainty.shape[2:] == tuple(n // 2 for n in SHAPE)
+    assert ((exact.masks > 0.5) == (quick.masks > 0.5)).float().mean() > 0.995
 
 
 def test_classes_may_overlap_and_change_places(anatomy):
     inner, outer = cut(anatomy) == 0, cut(anatomy).abs() <= 1
     shown = show(scan(cut(anatomy)), [inner, outer])
     for k, mask in enumerate((inner, outer)):
-        on_grid = shown.grid.sampled(shown.mask(k), GRID.places(), "border")[0, 0] > 0.5
-        assert (on_grid == mask).float().mean() > 0.95
+        assert torch.allclose(shown.masks.at(GRID.places())[0, k], mask.float(), atol=1e-4)
     turned = shown.pick([1, 0])
-    assert torch.equal(turned.mask(0), shown.mask(1))
-    assert torch.equal(turned.pick([1, 0]).mask(0), shown.mask(0))
+    assert torch.equal(turned.masks.at(GRID.places())[:, 0], shown.masks.at(GRID.places())[:, 1])
+    assert torch.equal(turned.pick([1, 0]).masks.sets, shown.masks.sets)
+
+
+def test_what_is_one_voxel_thin_is_not_lost():
+    """A shell and a tube, one voxel thick, on the same image."""
+    whole = smooth_noise([64] * 3, 9, 3)[0, 0]
+    places = Lattice((64,) * 3, 1.0).places()[0]
+    shell = (places.norm(dim=0) - 20).abs() < 0.5
+    tube = torch.zeros_like(shell)
+    for x in range(8, 56):
+        tube[x, 32 + round(8 * math.sin(x / 8)), 30] = True
+    reference = show(Scan(whole, (1.0,) * 3), [shell, tube])
+    carried = carry_over([register(Scan(whole, (1.0,) * 3), reference)], Lattice((64,) * 3, 1.0), 2).masks[0] > 0.5
+    for k, mask in enumerate((shell, tube)):
+        assert 2 * (carried[k] & mask).sum() / (carried[k].sum() + mask.sum()) >= 0.95
+
+
+def test_in_a_large_scan_voxels_are_joined():
+    half = torch.tensor([300.0] * 3)
+    masks = labelled([torch.ones(600, 600, 600, dtype=torch.bool)], (1.0,) * 3, -half, half)
+    assert 0.5 * MOST < masks.labels.numel() <= 1.1 * MOST
+    assert (masks.at(Lattice((4, 4, 4), 100.0).places()) > 0.999).all()
