@@ -140,10 +140,13 @@ class EpisodeDataset(Dataset):
             anatomy = Anatomy(first.labels.astype(np.int32) + 1, first.spacing_mm)
             return anatomy, anatomy
         second = _read(self.cache / name / f"{cases[1]}.npz")
-        labels = [first.labels.astype(np.int32), second.labels.astype(np.int32)]
+        labels = [first.labels, second.labels]
         if "partners" in self.datasets[name]:
             labels = _without_single(*labels)
-        return Anatomy(labels[0] + 1, first.spacing_mm), Anatomy(labels[1] + 1, second.spacing_mm)
+        return tuple(
+            Anatomy(own.astype(np.int32) + 1, case.spacing_mm)
+            for own, case in zip(labels, (first, second), strict=True)
+        )
 
     def _real(self, rng: np.random.Generator, name: str, reference: CachedCase, query: CachedCase) -> Episode | None:
         """None if the reference shows nothing, or its window, placed at random, misses all that was to be shown."""
@@ -209,8 +212,10 @@ class EpisodeDataset(Dataset):
 
 def _without_single(first: np.ndarray, second: np.ndarray) -> list[np.ndarray]:
     """Two subjects' label maps, with what only one of them names made filling: the other may name it otherwise."""
-    common = np.union1d(np.intersect1d(first, second), [0])
-    return [np.where(np.isin(labels, common), labels, FILLING + labels) for labels in (first, second)]
+    values = np.arange(max(first.max(), second.max()) + 1, dtype=np.int32)
+    common = np.logical_and(*(np.bincount(labels.ravel(), minlength=len(values)) for labels in (first, second)))
+    lookup = np.where(common | (values == 0), values, FILLING + values)
+    return [lookup[labels] for labels in (first, second)]
 
 
 def carried_over(episode: Episode, stride: int, device: torch.device) -> Tensor:
