@@ -240,7 +240,7 @@ def build_cache(datasets: list[RawDataset | LabelMaps], splits: Path, cache: Pat
         if is_current(path, source):
             continue
         if isinstance(dataset, LabelMaps):
-            write_label_map(path, dataset.case(case), source)
+            write_label_map(path, dataset.numbered(case), source)
         else:
             write_case(path, dataset.case(case), dataset.scheme, source)
     write_index(cache, index)

@@ -3,7 +3,8 @@
 cache/
   cache.json             datasets: name → {classes: [{name, value, members}], ignore: value or null, images: whether
                          it has any, scheme: of their intensities, cases: {case: patient}, train: [case …],
-                         val: [case …]}
+                         val: [case …]; of label maps that know their structures by name, partners: {case: [case …]},
+                         those that show other bodies' same structures}
   <dataset>/<case>.npz   image float16 (not of a label map alone), labels uint8 or int32, spacing_mm (3,),
                          source: what it was made from
 """
@@ -22,6 +23,7 @@ from iris_core.intensity import normalise
 
 FINEST_WINDOW = 128  # voxels: the largest window of a preset, hence the finest spacing a task may choose
 FINEST_SHARE = 0.8  # of that spacing; episodes vary it
+FILLING = 20_000  # label of what only fills a body: painted, never asked for
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from iris_core.case import InputError, LabelClass
 from iris_core.data.augment import augment
-from iris_core.data.cache import CachedCase, read_case
+from iris_core.data.cache import FILLING, CachedCase, read_case
 from iris_core.data.framing import draw_scale, draw_window, near
 from iris_core.data.synthesis import MAX_CLASSES, OVERVIEW, Anatomy, View, shapes, supervoxels, synthetic_episode
 from iris_core.geometry import WorkingGrid, apply_matrices
@@ -22,6 +22,7 @@ from iris_core.registration import Carried, Lattice, Scan, carry_over, register,
 FLIP, PERMUTE, INVERT = 0.25, 0.2, 0.1  # per axis and per episode, the same for reference and query
 DROP_MEMORY, DROP_LOCATION = 0.2, 0.15  # so that T without them (memory bank, moved scans) also works
 DATASET_EXPONENT = 0.25  # probability of a dataset ∝ patients^exponent. Ours; the paper does not say
+MAPS_EXPONENT = 0.5  # of a folder of label maps ∝ maps^exponent: halfway from folders alike to maps alike. Ours
 KINDS = {"warped": 0.4, "painted": 0.4, "shapes": 0.2}  # of synthetic episodes
 TWO_SUBJECTS = 0.6  # share of painted episodes with two label maps; else one, deformed twice
 MAPS = 0.7  # share of painted episodes on label maps without images, where there are any
@@ -44,6 +45,7 @@ class Episode:
     keys: list[str]  # 'Dataset/class' of each class
     drop_memory: bool
     drop_location: bool
+    refused: tuple[str, ...] = ()  # 'Dataset: case, case' of draws before this one that no episode could be made of
 
 
 class EpisodeDataset(Dataset):
@@ -55,55 +57,99 @@ class EpisodeDataset(Dataset):
         self.datasets = {name: d for name, d in index.items() if d["train"]}
         self.classes = {name: [LabelClass(**c) for c in d["classes"]] for name, d in self.datasets.items()}
         self.real = [name for name, d in self.datasets.items() if d["images"]]
+        self.maps = [name for name, d in self.datasets.items() if not d["images"]]
 
     def __getitem__(self, i: int) -> Episode:
         rng = np.random.default_rng((self.seed, i))
         random.seed(int(rng.integers(2**32)))  # batchgenerators draws from both global states
         np.random.seed(rng.integers(2**32))
+        refused: list[str] = []
         for _ in range(1000):  # a case may show nothing, such as a patient without a lesion: it is no reference
-            if rng.random() < self.synthetic or not self.real:
-                kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
-                views = synthetic_episode(rng, *self._anatomies(rng, kind), self.config)
-                if views is not None:
-                    return self._finish(rng, *views, [], None)
-            elif (episode := self._real(rng, self._dataset(rng, self.real))) is not None:
-                return episode
-        raise InputError(f"{self.cache}: training cases must show at least one class, 1000 drawn at random showed none")
+            kind, name, cases = self._draw(rng)
+            try:
+                episode = self._make(rng, kind, name, cases)
+            except InputError as error:  # such as a field of view too large for the task's spacing
+                refused.append(f"{name or kind}: {', '.join(cases)}")
+                reason = str(error)
+                continue
+            if episode is not None:
+                return replace(episode, refused=tuple(refused))
+        message = f"{self.cache}: training cases must show at least one class, 1000 drawn at random showed none"
+        raise InputError(f"{message}; {len(refused)} were refused, the last since {reason}" if refused else message)
+
+    def _draw(self, rng: np.random.Generator) -> tuple[str, str, tuple[str, ...]]:
+        """What to make an episode of: its kind ('real' or of KINDS), a dataset, and cases for reference and query."""
+        kind = "real"
+        if rng.random() < self.synthetic or not self.real:
+            kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
+        if kind == "shapes":
+            return kind, "", ()
+        if kind == "painted" or not self.real:
+            use_maps = self.maps and (not self.real or rng.random() < MAPS)
+            name = self._dataset(rng, self.maps if use_maps else self.real)
+            return "painted", name, self._pair(rng, name)
+        name = self._dataset(rng, self.real)
+        return kind, name, self._pair(rng, name)
 
     def _dataset(self, rng: np.random.Generator, names: list[str]) -> str:
-        cases = [self.datasets[name] for name in names]
-        weights = np.array([len({d["cases"][c] for c in d["train"]}) for d in cases], float) ** DATASET_EXPONENT
+        weights = np.array([self._weight(self.datasets[name]) for name in names])
         return names[rng.choice(len(names), p=weights / weights.sum())]
 
-    def _anatomies(self, rng: np.random.Generator, kind: str) -> tuple[Anatomy, Anatomy]:
+    def _weight(self, dataset: dict) -> float:
+        if dataset["images"]:
+            return len({dataset["cases"][c] for c in dataset["train"]}) ** DATASET_EXPONENT
+        return len(dataset["train"]) ** MAPS_EXPONENT
+
+    def _pair(self, rng: np.random.Generator, name: str) -> tuple[str, str]:
+        """Cases of two patients; of one patient if there is no other; the same case if there is no other.
+
+        Label maps that know their structures by name: one that shows the same in another body, else the same map.
+        """
+        dataset = self.datasets[name]
+        train = dataset["train"]
+        first = train[rng.integers(len(train))]
+        if "partners" in dataset:
+            others = [c for c in dataset["partners"][first] if c in train] or [first]
+        else:
+            others = [c for c in train if dataset["cases"][c] != dataset["cases"][first]]
+            others = others or [c for c in train if c != first] or [first]
+        return first, others[rng.integers(len(others))]
+
+    def _make(self, rng: np.random.Generator, kind: str, name: str, cases: tuple[str, ...]) -> Episode | None:
+        """None where there was nothing to show."""
+        if kind == "real":
+            return self._real(rng, name, *(_read(self.cache / name / f"{case}.npz") for case in cases))
+        views = synthetic_episode(rng, *self._anatomies(rng, kind, name, cases), self.config)
+        return None if views is None else self._finish(rng, *views, [], None)
+
+    def _anatomies(
+        self, rng: np.random.Generator, kind: str, name: str, cases: tuple[str, ...]
+    ) -> tuple[Anatomy, Anatomy]:
         """Of reference and query: the same one, or (some painted episodes) of two subjects."""
-        if kind == "warped" and self.real:
-            case, _ = self._pair(rng, self._dataset(rng, self.real))
-            labels = case.labels
-            if rng.random() < SUPERVOXELS or not labels.any():
-                labels = supervoxels(rng, case.image, case.spacing_mm) + 1
-            anatomy = Anatomy(labels.astype(np.int32) + 1, case.spacing_mm, case.image)
-            return anatomy, anatomy
         if kind == "shapes":
             anatomy = shapes(rng, self.config.window)
             return anatomy, anatomy
-        maps = [name for name in self.datasets if name not in self.real] if rng.random() < MAPS else []
-        cases = self._pair(rng, self._dataset(rng, maps or list(self.datasets)))
-        first, second = (Anatomy(case.labels.astype(np.int32) + 1, case.spacing_mm) for case in cases)
-        return first, second if rng.random() < TWO_SUBJECTS and cases[0] is not cases[1] else first
+        first = _read(self.cache / name / f"{cases[0]}.npz")
+        if kind == "warped":
+            labels = first.labels
+            if rng.random() < SUPERVOXELS or not labels.any():
+                labels = supervoxels(rng, first.image, first.spacing_mm) + 1
+            anatomy = Anatomy(labels.astype(np.int32) + 1, first.spacing_mm, first.image)
+            return anatomy, anatomy
+        if cases[0] == cases[1] or rng.random() >= TWO_SUBJECTS:
+            anatomy = Anatomy(first.labels.astype(np.int32) + 1, first.spacing_mm)
+            return anatomy, anatomy
+        second = _read(self.cache / name / f"{cases[1]}.npz")
+        labels = [first.labels, second.labels]
+        if "partners" in self.datasets[name]:
+            labels = _without_single(*labels)
+        return tuple(
+            Anatomy(own.astype(np.int32) + 1, case.spacing_mm)
+            for own, case in zip(labels, (first, second), strict=True)
+        )
 
-    def _pair(self, rng: np.random.Generator, name: str) -> tuple[CachedCase, CachedCase]:
-        """Cases of two patients; of one patient if there is no other; the same case if there is no other."""
-        dataset = self.datasets[name]
-        first = dataset["train"][rng.integers(len(dataset["train"]))]
-        others = [c for c in dataset["train"] if dataset["cases"][c] != dataset["cases"][first]]
-        others = others or [c for c in dataset["train"] if c != first] or [first]
-        second = others[rng.integers(len(others))]
-        return tuple(_read(self.cache / name / f"{case}.npz") for case in (first, second))
-
-    def _real(self, rng: np.random.Generator, name: str) -> Episode | None:
+    def _real(self, rng: np.random.Generator, name: str, reference: CachedCase, query: CachedCase) -> Episode | None:
         """None if the reference shows nothing, or its window, placed at random, misses all that was to be shown."""
-        reference, query = self._pair(rng, name)
         values = set(np.unique(reference.labels).tolist())
         present = [c for c in self.classes[name] if values.intersection(c.members)]
         if not present:
@@ -162,6 +208,14 @@ class EpisodeDataset(Dataset):
             drop_memory=bool(rng.random() < DROP_MEMORY),
             drop_location=bool(rng.random() < DROP_LOCATION),
         )
+
+
+def _without_single(first: np.ndarray, second: np.ndarray) -> list[np.ndarray]:
+    """Two subjects' label maps, with what only one of them names made filling: the other may name it otherwise."""
+    values = np.arange(max(first.max(), second.max()) + 1, dtype=np.int32)
+    common = np.logical_and(*(np.bincount(labels.ravel(), minlength=len(values)) for labels in (first, second)))
+    lookup = np.where(common | (values == 0), values, FILLING + values)
+    return [lookup[labels] for labels in (first, second)]
 
 
 def carried_over(episode: Episode, stride: int, device: torch.device) -> Carried:

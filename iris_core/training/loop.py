@@ -2,8 +2,11 @@
 
 import csv
 import json
+import os
 import signal
+import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -30,6 +33,8 @@ from iris_core.model.iris import Iris, IrisConfig, precision
 from iris_core.model.losses import matching_loss, segmentation_loss
 from iris_core.model.task_encoder import Task
 from iris_core.strategies import Given
+
+REFUSED, REFUSED_NAMED = "refused/", 10  # rows of log.csv; cases named at the end of a run
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,6 @@ def train(
     log, seen = _Log(output, iteration), _seen(cache, index, model_config.window)
     episodes = EpisodeDataset(cache, index, model.config, config.seed, config.synthetic)
     loader = iter(_loader(episodes, config, iteration))
-    stop = _StopSignal()
     started = time.monotonic() - elapsed
     bar = tqdm(
         total=None if config.minutes else config.iterations,
@@ -94,8 +98,8 @@ def train(
         smoothing=0.05,
     )
 
-    try:
-        with _side_by_side(device) as pool:
+    with _StopSignal() as stop, _side_by_side(device) as pool:
+        try:
             while iteration < config.iterations:
                 elapsed = time.monotonic() - started
                 progress = elapsed / 60 / config.minutes if config.minutes else iteration / config.iterations
@@ -107,6 +111,7 @@ def train(
                 learnt = list(pool.map(partial(_learn, model, device), [next(loader) for _ in range(config.batch)]))
                 for episode, task, _, _ in learnt:
                     bank.update(episode.keys, task)
+                    log.refused(iteration + 1, episode.refused)
                 loss = sum(value for _, _, value, _ in learnt) / config.batch
                 _average_gradients(model, [gradients for _, _, _, gradients in learnt], config.clip)
                 optimiser.step()
@@ -123,13 +128,12 @@ def train(
                     checkpoint.save(output, model, bank, _record(seen, config, iteration, elapsed))
                 if iteration % config.save_every == 0:
                     _save(state_file, model, optimiser, bank, iteration, time.monotonic() - started, config, index)
-    finally:
-        del loader  # ends the workers, after an error too
-        bar.close()
-        log.close()
-    _save(state_file, model, optimiser, bank, iteration, time.monotonic() - started, config, index)
-    checkpoint.save(output, model, bank, _record(seen, config, iteration, time.monotonic() - started))
-    stop.restore()
+        finally:  # after an error too: the state may tell why, and the run goes on from it
+            del loader  # ends the workers; while an error holds them, they end with the process
+            bar.close()
+            log.close()
+            _save(state_file, model, optimiser, bank, iteration, time.monotonic() - started, config, index)
+        checkpoint.save(output, model, bank, _record(seen, config, iteration, time.monotonic() - started))
     if stop.received:
         raise KeyboardInterrupt(f"interrupted after {iteration} iterations; --resume goes on")
 
@@ -214,14 +218,13 @@ def _loader(episodes: EpisodeDataset, config: TrainConfig, iteration: int) -> Da
         num_workers=config.workers,
         prefetch_factor=8 if config.workers else None,
         multiprocessing_context="spawn" if config.workers else None,  # forkserver outlives a killed run
-        worker_init_fn=_one_thread,
+        worker_init_fn=_settle,
     )
 
 
-def _one_thread(worker: int) -> None:
+def _settle(worker: int) -> None:
     torch.set_num_threads(1)
-    for number in (signal.SIGTERM, signal.SIGINT):  # sent to the whole group; the trainer ends its workers itself
-        signal.signal(number, signal.SIG_IGN)
+    os.setpgrp()  # a signal to the trainer's group is the trainer's: it ends its workers itself, by SIGTERM
 
 
 def _save(
@@ -325,11 +328,12 @@ def _record(seen: dict[str, dict], config: TrainConfig, iteration: int, elapsed:
 class _StopSignal:
     """SIGTERM and SIGINT end the run after the iteration in progress, with its state saved."""
 
-    def __init__(self) -> None:
+    def __enter__(self) -> "_StopSignal":
         self.received = False
         self._former = {n: signal.signal(n, self._receive) for n in (signal.SIGTERM, signal.SIGINT)}
+        return self
 
-    def restore(self) -> None:
+    def __exit__(self, *_) -> None:
         """Let signals do what they did before: what comes after the run may start processes of its own."""
         for number, handler in self._former.items():
             signal.signal(number, handler)
@@ -339,7 +343,10 @@ class _StopSignal:
 
 
 class _Log:
-    """log.csv (iteration, name, value) and TensorBoard, cut back to the iteration a resumed run goes on from."""
+    """log.csv (iteration, name, value) and TensorBoard, cut back to the iteration a resumed run goes on from.
+
+    Cases of which no episode could be made are rows "refused/Dataset: case, case" in log.csv; ``close`` says how often.
+    """
 
     def __init__(self, output: Path, iteration: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -352,8 +359,8 @@ class _Log:
                 kept = [
                     row for row in csv.reader(file) if len(row) == 3 and row[0].isdigit() and int(row[0]) <= iteration
                 ]
-        lines = [",".join(row) + "\n" for row in (["iteration", "name", "value"], *kept)]
-        checkpoint.write_atomically(path, lambda temporary: temporary.write_text("".join(lines)))
+        self._refused = Counter(row[1].removeprefix(REFUSED) for row in kept if row[1].startswith(REFUSED))
+        checkpoint.write_atomically(path, lambda temporary: _write_rows(temporary, kept))
         self._file = open(path, "a", newline="")  # noqa: SIM115
         self._rows = csv.writer(self._file, lineterminator="\n")
         self._board = SummaryWriter(output / "tensorboard", purge_step=iteration + 1)
@@ -364,6 +371,22 @@ class _Log:
             self._board.add_scalar(name, value, iteration)
         self._file.flush()
 
+    def refused(self, iteration: int, cases: tuple[str, ...]) -> None:
+        self._refused.update(cases)
+        self._rows.writerows([iteration, f"{REFUSED}{drawn}", 1] for drawn in cases)
+
     def close(self) -> None:
         self._file.close()
         self._board.close()
+        if self._refused:
+            named = "; ".join(f"{drawn} ({times}×)" for drawn, times in self._refused.most_common(REFUSED_NAMED))
+            print(
+                f"{self._refused.total()} episodes were drawn anew, since these cases make none together: {named}"
+                + ("; all are in log.csv" if len(self._refused) > REFUSED_NAMED else ""),
+                file=sys.stderr,
+            )
+
+
+def _write_rows(path: Path, rows: list[list[str]]) -> None:
+    with open(path, "w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([["iteration", "name", "value"], *rows])

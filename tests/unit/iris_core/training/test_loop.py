@@ -1,4 +1,4 @@
-"""Training for real, at a tiny size: it learns, survives SIGTERM and SIGKILL, and resumes to the same losses."""
+"""Training for real, at a tiny size: it learns, survives signals and errors, and resumes to the same losses."""
 
 import csv
 import os
@@ -8,7 +8,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from conftest import ball, write_nifti
+from safetensors import safe_open
+
+from iris_core.checkpoint import write_json
+from nnunet_adapters.raw import prepare_training
 
 ROOT = Path(__file__).parents[4]
 
@@ -22,9 +28,13 @@ def command(raw_data: Path, output: Path, *extra: str) -> list[str]:
 
 
 def start(raw_data, output, *extra) -> subprocess.Popen:
+    return launch(command(raw_data, output, *extra))
+
+
+def launch(arguments: list[str]) -> subprocess.Popen:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}  # a tiny model, on a busy machine
     return subprocess.Popen(
-        command(raw_data, output, *extra),
+        arguments,
         cwd=ROOT,
         env=environment,
         stderr=subprocess.PIPE,
@@ -76,7 +86,13 @@ def test_a_run_leaves_weights_bank_and_record(whole_run):
 
 
 @pytest.mark.parametrize(
-    ("number", "to"), [(signal.SIGKILL, os.kill), (signal.SIGTERM, os.kill), (signal.SIGINT, os.killpg)]
+    ("number", "to"),
+    [
+        (signal.SIGKILL, os.kill),
+        (signal.SIGTERM, os.kill),
+        (signal.SIGTERM, os.killpg),
+        (signal.SIGINT, os.killpg),
+    ],
 )
 def test_an_interrupted_run_resumes_to_the_same_losses(number, to, whole_run, raw_data, tmp_path):
     output = tmp_path / "run"
@@ -102,3 +118,78 @@ def test_a_run_is_not_overwritten_nor_resumed_with_other_settings(whole_run, raw
     process = start(raw_data, whole_run, "--resume", "--batch", "3")
     assert "other settings" in process.communicate()[1]
     assert process.returncode == 2
+
+
+def wait_until_alone(process: subprocess.Popen) -> None:
+    """Fails where a process of the session that ``start`` made is still there ten seconds later."""
+    deadline = time.monotonic() + 10
+    left = [process.pid]
+    while left and time.monotonic() < deadline:
+        left = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if os.getsid(int(folder.name)) == process.pid:
+                    left.append(int(folder.name))
+            except ProcessLookupError:
+                continue
+        time.sleep(0.1)
+    assert not left
+
+
+def stored_iteration(output: Path) -> int:
+    with safe_open(output / "state.safetensors", "pt") as state:
+        return int(state.metadata()["iteration"])
+
+
+def maps_of(folder: Path, **spacings_mm: float) -> Path:
+    folder.mkdir()
+    for name, spacing in spacings_mm.items():
+        labels = ball().astype(np.uint8) + 2 * ball(radius=3.0).astype(np.uint8)
+        write_nifti(folder / f"{name}.nii.gz", labels, np.diag([spacing, spacing, spacing, 1.0]))
+    return folder
+
+
+def test_an_error_in_a_worker_ends_the_run_and_is_seen(raw_data, tmp_path, monkeypatch):
+    monkeypatch.delenv("nnUNet_raw", raising=False)
+    paths = {"splits": tmp_path / "splits", "cache": tmp_path / "cache"}
+    maps = maps_of(tmp_path / "maps", one=1.0)
+    prepare_training(("901", "902"), (maps,), raw_data, 0, **paths)
+    (tmp_path / "cache/label_maps_maps/one.npz").write_bytes(b"no archive")
+    output = tmp_path / "run"
+    arguments = command(raw_data, output, "--label-maps", "maps", "--cache", str(paths["cache"]))
+    where = arguments.index("--raw-data")
+    del arguments[where : where + 2]  # else the cache would be mended
+    process = launch(arguments)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "in read_case" in error
+    assert stored_iteration(output) == max(losses(output), default=0)
+    wait_until_alone(process)
+
+
+def test_an_error_in_the_loop_ends_the_run_and_is_seen(raw_data, tmp_path):
+    process = start(raw_data, tmp_path / "run", "--learning-rate", "inf")
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "FloatingPointError: the loss is nan" in error
+    assert stored_iteration(tmp_path / "run") == max(losses(tmp_path / "run")) > 0
+    wait_until_alone(process)
+
+
+def test_cases_that_make_no_episode_are_drawn_anew_and_named(raw_data, tmp_path):
+    maps = maps_of(tmp_path / "maps", flea=0.02, whale=20.0)
+    both = tmp_path / "splits" / "label_maps_maps" / "splits_final.json"
+    write_json(both, [{"train": ["flea", "whale"], "val": []}])
+    extra = "--label-maps", str(maps), "--synthetic", "1", "--splits", str(tmp_path / "splits")
+    process = start(raw_data, tmp_path / "run", *extra)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 0, error
+    with open(tmp_path / "run" / "log.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["name"].startswith("refused/")]
+    assert {row["name"] for row in rows} <= {
+        f"refused/label_maps_maps: {pair}" for pair in ("flea, whale", "whale, flea")
+    }
+    assert rows
+    assert f"{len(rows)} episodes were drawn anew" in error
+    assert "label_maps_maps: flea, whale (" in error
+    assert max(losses(tmp_path / "run")) == 24
