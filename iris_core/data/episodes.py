@@ -22,8 +22,8 @@ from iris_core.registration import Scan, carry_over, register, show
 FLIP, PERMUTE, INVERT = 0.25, 0.2, 0.1  # per axis and per episode, the same for reference and query
 DROP_MEMORY, DROP_LOCATION = 0.2, 0.15  # so that T without them (memory bank, moved scans) also works
 DATASET_EXPONENT = 0.25  # probability of a dataset ∝ patients^exponent. Ours; the paper does not say
-KINDS = {"warped": 0.4, "painted": 0.4, "shapes": 0.2}  # of synthetic episodes
-TWO_SUBJECTS = 0.6  # share of painted episodes with two label maps; else one, deformed twice
+KINDS = {"warped": 0.3, "painted": 0.35, "shapes": 0.15, "lesions": 0.2}  # of synthetic episodes
+TWO_SUBJECTS = 0.6  # share of painted episodes and of those on lesions with two subjects; else one, deformed twice
 MAPS = 0.7  # share of painted episodes on label maps without images, where there are any
 SUPERVOXELS = 0.6  # share of warped episodes that ask for pieces of the image, not for its classes
 
@@ -84,6 +84,10 @@ class EpisodeDataset(Dataset):
                 labels = supervoxels(rng, case.image, case.spacing_mm) + 1
             anatomy = Anatomy(labels.astype(np.int32) + 1, case.spacing_mm, case.image)
             return anatomy, anatomy
+        if kind == "lesions" and self.real:
+            cases = self._pair(rng, self._dataset(rng, self.real))
+            first, second = (Anatomy(np.ones_like(c.labels, np.int32), c.spacing_mm, c.image) for c in cases)
+            return first, second if rng.random() < TWO_SUBJECTS else first
         if kind == "shapes":
             anatomy = shapes(rng, self.config.window)
             return anatomy, anatomy

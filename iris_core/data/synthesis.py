@@ -1,4 +1,4 @@
-"""Synthetic episodes: tasks on images that are painted on label maps, or warped and recoloured from real scans.
+"""Synthetic episodes: tasks on images that are painted on label maps, or warped, recoloured or given lesions.
 
 Ours, not the paper's. Painting after SynthSeg (Billot et al. 2023): every tissue gets a random grey value, so a model
 cannot know an anatomy by its contrast and has to look at the reference. Tasks on regions of one unlabelled scan after
@@ -13,6 +13,7 @@ import torch
 
 from iris_core.case import LabelClass
 from iris_core.data.framing import draw_scale, draw_window, near
+from iris_core.data.lesions import add_lesions, air, draw_looks
 from iris_core.data.painting import Contrast, artefacts, blur, curved, noise_field, recolour, textured
 from iris_core.data.warping import Anatomy, sample_window
 from iris_core.geometry import WorkingGrid, extent
@@ -25,6 +26,7 @@ SURROUNDED = 0.7  # share of painted anatomies whose background is cut into piec
 UNION, HALF = 0.25, 0.15  # share of classes that join several labels; of episodes that ask for one end of a structure
 MORE = 0.85  # probability of a further class, until there is none or MAX_CLASSES are reached
 CROPPED = 0.5  # share of fields of view that are cropped around the structures
+TWO_LOOKS, RECOLOURED = 0.3, 0.4  # shares of episodes of lesions
 SAME_CURVE = 0.7  # share of recoloured pairs with one curve of grey values
 PARTS = 10_000  # labels from here on are pieces of the background: painted, rarely asked for
 
@@ -118,7 +120,10 @@ def halved(anatomies: list[Anatomy], value: int, axis: int, new: int) -> list[An
 def synthetic_episode(
     rng: np.random.Generator, first: Anatomy, second: Anatomy, config: IrisConfig
 ) -> tuple[View, View] | None:
-    """Reference and query of a synthetic task on two anatomies, which may be one. None if nothing was to be seen."""
+    """Reference and query of a synthetic task on two anatomies, which may be one. None if nothing was to be seen.
+
+    Where scans have no labels, lesions are painted into them and asked for.
+    """
     two = second is not first
     if first.image is None and rng.random() < SURROUNDED:
         first = with_background(rng, first)
@@ -126,7 +131,7 @@ def synthetic_episode(
     values = np.unique(first.labels).tolist()
     offered = [v for v in values if 1 < v < PARTS] or [v for v in values if v > PARTS]
     if not offered:
-        return None
+        return None if first.image is None else _lesion_episode(rng, first, second, config)
     classes = [LabelClass(str(v), v, (v,)) for v in offered]
     anchor, overview = classes[rng.integers(len(classes))], rng.random() < OVERVIEW
     tissue = np.union1d(values, np.unique(second.labels) if two else values)
@@ -154,6 +159,41 @@ def synthetic_episode(
         views.append(View(image.numpy(), masks.masked_fill(outside, 0).numpy(), window.box))
     kept = views[0].masks.sum((1, 2, 3)) >= 1  # voxel, all fractions together
     return tuple(replace(view, masks=view.masks[kept]) for view in views) if kept.any() else None
+
+
+def _lesion_episode(
+    rng: np.random.Generator, first: Anatomy, second: Anatomy, config: IrisConfig
+) -> tuple[View, View] | None:
+    """Lesions of the same looks in two scans, at places of their own. None if one that is asked for found no place."""
+    spot = LabelClass("spot", 2, (2,))  # as large as a lesion: says how closely to look, and where
+    darkest = [air(rng, anatomy.image) for anatomy in (first, second)]
+    first, second = (_with_spot(rng, a, grey) for a, grey in zip((first, second), darkest, strict=True))
+    spacing, edge = draw_scale(rng, first.labels, first.spacing_mm, [spot], config, rng.random() < OVERVIEW)
+    looks = draw_looks(rng, edge)
+    asked = 1 + int(len(looks) > 1 and rng.random() < TWO_LOOKS)  # the others distract
+    curves = _curves(rng) if rng.random() < RECOLOURED else [None, None]
+    views = []
+    for anatomy, least, curve, query in zip((first, second), darkest, curves, (False, True), strict=True):
+        mask = spot.mask(anatomy.labels)
+        window = draw_window(rng, WorkingGrid(mask.shape, anatomy.spacing_mm, spacing), mask, edge, config, query)
+        (image,), outside = sample_window(rng, anatomy, window, rng.uniform(0, 1), np.array([1, 2]), np.zeros((2, 0)))
+        tissue = (image > least) & ~outside
+        image, masks = add_lesions(rng, curved(image, *curve) if curve else image, tissue, looks)
+        views.append(View(artefacts(rng, image, outside).numpy(), masks[:asked].numpy(), window.box))
+    seen = [view.masks.sum((1, 2, 3)) >= 1 for view in views]
+    return tuple(views) if np.all(seen) else None
+
+
+def _with_spot(rng: np.random.Generator, anatomy: Anatomy, least: float) -> Anatomy:
+    """Label 2 in a ball around a random voxel that is brighter than ``least``, 1 elsewhere."""
+    size = np.array(anatomy.labels.shape) * anatomy.spacing_mm
+    smallest = 2 * min(anatomy.spacing_mm)
+    radius = np.exp(rng.uniform(*np.log((smallest, max(smallest, max(size) / 6)))))
+    tried = rng.integers(anatomy.labels.shape, size=(100, 3))
+    middle = next((place for place in tried if anatomy.image[tuple(place)] > least), tried[0])
+    lines = [(np.arange(n) - m) * s for n, m, s in zip(anatomy.labels.shape, middle, anatomy.spacing_mm, strict=True)]
+    x, y, z = np.ix_(*(line**2 for line in lines))
+    return replace(anatomy, labels=1 + (x + y + z <= radius**2).astype(np.int32))
 
 
 def _further(rng: np.random.Generator, around: list[LabelClass], anchor: LabelClass) -> Iterator[LabelClass]:
