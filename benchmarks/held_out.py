@@ -1,7 +1,7 @@
 """Pairs of reference and query per set, fixed, for models that were trained without the set. No command of its own."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -106,8 +106,7 @@ def heads(numbers: tuple[str, ...], spoilt: bool):
                 for head in (subjects[i], subjects[(i + step) % len(subjects)]):
                     cases.append(_painted(rng, head, contrast, spoilt))
                     if spoilt:
-                        shifted = contrast.mean + rng.normal(0, 0.05, len(tissue))
-                        contrast = Contrast(tissue, shifted, contrast.deviation)
+                        contrast = replace(contrast, mean=contrast.mean + rng.normal(0, 0.05, len(tissue)))
                 yield Pair(*cases)
 
     return pairs

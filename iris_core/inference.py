@@ -25,7 +25,7 @@ from iris_core.geometry import (
 )
 from iris_core.intensity import detect_scheme, normalise
 from iris_core.model.iris import Iris, precision
-from iris_core.model.mask_decoder import sureness, unfolded
+from iris_core.model.mask_decoder import sureness
 from iris_core.model.task_encoder import Task
 from iris_core.registration import Carried, Lattice, Registered, Scan, carry_over, register
 
@@ -128,10 +128,10 @@ def _believed(model: Iris, grid: WorkingGrid, device: torch.device, registered: 
     """What registration alone says on a working grid: logits (K, *working_shape)."""
     if not registered:
         return torch.full((k, *grid.working_shape), ABSENT)
-    evidence = model.mask_decoder.evidence
-    maps = evidence.carried(_carried(registered, grid, (0, 0, 0), grid.working_shape, evidence.stride))
-    x, y, z = grid.working_shape
-    return unfolded(evidence.belief(maps), evidence.stride)[0, :, :x, :y, :z].cpu()
+    stride, (x, y, z) = model.config.stem_stride, grid.working_shape
+    carried = _carried(registered, grid, (0, 0, 0), grid.working_shape, stride)
+    certainty = F.interpolate(carried.certainty, scale_factor=stride)
+    return model.mask_decoder.evidence.belief(carried.masks, certainty)[0, :, :x, :y, :z].cpu()
 
 
 def _carried(registered: Sequence[Registered], grid: WorkingGrid, start: Corner, shape: Corner, stride: int) -> Carried:

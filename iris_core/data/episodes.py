@@ -21,10 +21,12 @@ from iris_core.registration import Carried, Lattice, Scan, carry_over, register,
 
 FLIP, PERMUTE, INVERT = 0.25, 0.2, 0.1  # per axis and per episode, the same for reference and query
 DROP_MEMORY, DROP_LOCATION = 0.2, 0.15  # so that T without them (memory bank, moved scans) also works
+DROP_REGISTRATION = 0.25  # of the others: the head learns to find alone, and an episode takes half the time
+STRANGE = 0.3  # share of episodes whose T is made strange, as that of a class that no training showed
 DATASET_EXPONENT = 0.25  # probability of a dataset ∝ patients^exponent. Ours; the paper does not say
 MAPS_EXPONENT = 0.5  # of a folder of label maps ∝ maps^exponent: halfway from folders alike to maps alike. Ours
-KINDS = {"warped": 0.4, "painted": 0.4, "shapes": 0.2}  # of synthetic episodes
-TWO_SUBJECTS = 0.6  # share of painted episodes with two label maps; else one, deformed twice
+KINDS = {"warped": 0.3, "painted": 0.35, "shapes": 0.15, "lesions": 0.2}  # of synthetic episodes
+TWO_SUBJECTS = 0.6  # share of painted episodes and of those on lesions with two subjects; else one, deformed twice
 MAPS = 0.7  # share of painted episodes on label maps without images, where there are any
 SUPERVOXELS = 0.6  # share of warped episodes that ask for pieces of the image, not for its classes
 
@@ -45,6 +47,9 @@ class Episode:
     keys: list[str]  # 'Dataset/class' of each class
     drop_memory: bool
     drop_location: bool
+    drop_registration: bool
+    strangeness: float  # 0 to 1: how much of T's vectors is noise
+    seed: int  # of that noise
     refused: tuple[str, ...] = ()  # 'Dataset: case, case' of draws before this one that no episode could be made of
 
 
@@ -130,13 +135,18 @@ class EpisodeDataset(Dataset):
             anatomy = shapes(rng, self.config.window)
             return anatomy, anatomy
         first = _read(self.cache / name / f"{cases[0]}.npz")
+        two = cases[0] != cases[1] and rng.random() < TWO_SUBJECTS
+        if kind == "lesions":
+            scans = (first, _read(self.cache / name / f"{cases[1]}.npz")) if two else (first,)
+            unlabelled = [Anatomy(np.ones_like(c.labels, np.int32), c.spacing_mm, c.image) for c in scans]
+            return unlabelled[0], unlabelled[-1]
         if kind == "warped":
             labels = first.labels
             if rng.random() < SUPERVOXELS or not labels.any():
                 labels = supervoxels(rng, first.image, first.spacing_mm) + 1
             anatomy = Anatomy(labels.astype(np.int32) + 1, first.spacing_mm, first.image)
             return anatomy, anatomy
-        if cases[0] == cases[1] or rng.random() >= TWO_SUBJECTS:
+        if not two:
             anatomy = Anatomy(first.labels.astype(np.int32) + 1, first.spacing_mm)
             return anatomy, anatomy
         second = _read(self.cache / name / f"{cases[1]}.npz")
@@ -207,6 +217,9 @@ class EpisodeDataset(Dataset):
             keys=keys,
             drop_memory=bool(rng.random() < DROP_MEMORY),
             drop_location=bool(rng.random() < DROP_LOCATION),
+            drop_registration=bool(rng.random() < DROP_REGISTRATION),
+            strangeness=float(rng.random() * (rng.random() < STRANGE)),
+            seed=int(rng.integers(2**31)),
         )
 
 
@@ -223,7 +236,7 @@ def carried_over(episode: Episode, stride: int, device: torch.device) -> Carried
     voxels for mm; what they know of their fields of view says where one may lie in the other."""
     windows = (episode.reference, episode.reference_box), (episode.query, episode.query_box)
     reference, query = (Scan(image[0, 0].to(device), (1.0, 1.0, 1.0), _view(image, box)) for image, box in windows)
-    shown = show(reference, list(episode.reference_masks[0].to(device))).to(device)
+    shown = show(reference, list(episode.reference_masks[0].to(device)), closer=False).to(device)
     low, high = episode.reference_box[0]
     start = ((episode.query_box[0].mean(0) - low) / (high - low) - 0.5) * torch.tensor(episode.reference.shape[2:])
     return carry_over([register(query, shown, start)], Lattice(tuple(query.image.shape), 1.0), stride)

@@ -16,17 +16,35 @@ def noise_field(rng: np.random.Generator, channels: int, points: int, shape: tup
     return F.interpolate(control, size=shape, mode="trilinear", align_corners=True)[0]
 
 
+def octaves(rng: np.random.Generator, shape: tuple[int, ...]) -> Tensor:
+    """Noise (*shape) of mean 0 and deviation 1 with detail of many sizes at once, as tissue has.
+
+    A sum over scales that double, from two voxels to a quarter of the longest edge. A random factor from each to the
+    next says whether the fine or the coarse is the stronger.
+    """
+    roll_off = float(np.exp(rng.uniform(-1, 1) * np.log(2)))
+    total = torch.zeros(1, 1, 1, 1, 1)
+    for scale in (2**k for k in range(max(1, int(np.log2(max(shape) / 4))), 0, -1)):  # coarse first: few voxels
+        size = tuple(-(-n // scale) for n in shape)
+        total = roll_off * F.interpolate(total, size=size, mode="trilinear", align_corners=False)
+        total += torch.from_numpy(rng.standard_normal(size, np.float32))
+    total = F.interpolate(total, size=shape, mode="trilinear", align_corners=False)[0, 0]
+    return (total - total.mean()) / total.std().clamp_min(1e-6)
+
+
 @dataclass(frozen=True)
 class Contrast:
-    """Mean and standard deviation of the grey value of each tissue: index → value."""
+    """The grey value of each tissue: its mean, its standard deviation, and how fine its texture is."""
 
     tissue: np.ndarray  # sorted label values
     mean: np.ndarray
     deviation: np.ndarray
+    fineness: np.ndarray  # share of the variance that is noise from voxel to voxel; the rest is coarser
 
     @classmethod
     def draw(cls, rng: np.random.Generator, tissue: np.ndarray) -> "Contrast":
-        return cls(tissue, rng.uniform(0, 1, len(tissue)), rng.uniform(0, 0.1, len(tissue)) * rng.uniform(0, 1.5))
+        n = len(tissue)
+        return cls(tissue, rng.uniform(0, 1, n), rng.uniform(0, 0.1, n) * rng.uniform(0, 1.5), rng.uniform(0, 1, n))
 
     def other(self, rng: np.random.Generator) -> "Contrast":
         """Of the query, given the reference's: the same, near it, or another."""
@@ -37,18 +55,24 @@ class Contrast:
             return replace(self, mean=self.mean + rng.normal(0, 0.1, len(self.mean)))
         return Contrast.draw(rng, self.tissue)
 
+    def rows(self) -> np.ndarray:
+        """(tissues, 3): the numbers that ``textured`` takes of each."""
+        fine, coarse = np.sqrt(self.fineness), np.sqrt(1 - self.fineness)
+        return np.stack([self.mean, self.deviation * fine, self.deviation * coarse], 1).astype(np.float32)
+
 
 def paint(rng: np.random.Generator, labels: Tensor, contrast: Contrast) -> Tensor:
-    """Grey values (x, y, z) for labels; 0 beyond the field of view."""
-    index = torch.from_numpy(np.searchsorted(contrast.tissue, labels.numpy()).clip(0, len(contrast.tissue) - 1))
-    grain = torch.from_numpy(rng.standard_normal(labels.shape, np.float32))
-    if rng.random() < 0.5:
-        grain = blur(grain, (rng.uniform(0.4, 1.2),) * 3)
-        grain /= grain.std()
-    image = torch.from_numpy(contrast.mean.astype(np.float32))[index]
-    image += torch.from_numpy(contrast.deviation.astype(np.float32))[index] * grain
-    image *= 1 + rng.uniform(0, 0.15) * noise_field(rng, 1, int(rng.integers(4, 16)), tuple(labels.shape))[0]
-    return blur(image, (rng.uniform(0.3, 0.9),) * 3)  # partial volume
+    """Grey values (x, y, z) for labels, all of which the contrast knows."""
+    index = np.searchsorted(contrast.tissue, labels.numpy())
+    return textured(rng, *(torch.from_numpy(column[index]) for column in contrast.rows().T))
+
+
+def textured(rng: np.random.Generator, mean: Tensor, fine: Tensor, coarse: Tensor) -> Tensor:
+    """Grey values (x, y, z) of a mean with noise of two kinds, given the deviation of each at every voxel."""
+    shape = tuple(mean.shape)
+    image = mean + fine * torch.from_numpy(rng.standard_normal(shape, np.float32)) + coarse * octaves(rng, shape)
+    image *= 1 + rng.uniform(0, 0.15) * noise_field(rng, 1, int(rng.integers(4, 16)), shape)[0]
+    return blur(image, (rng.uniform(0.3, 0.9),) * 3)  # a scanner's
 
 
 def recolour(rng: np.random.Generator, knots: int = 6) -> tuple[np.ndarray, np.ndarray]:

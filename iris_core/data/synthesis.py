@@ -1,4 +1,4 @@
-"""Synthetic episodes: tasks on images that are painted on label maps, or warped and recoloured from real scans.
+"""Synthetic episodes: tasks on images that are painted on label maps, or warped, recoloured or given lesions.
 
 Ours, not the paper's. Painting after SynthSeg (Billot et al. 2023): every tissue gets a random grey value, so a model
 cannot know an anatomy by its contrast and has to look at the reference. Tasks on regions of one unlabelled scan after
@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from iris_core.case import LabelClass
-from iris_core.data.framing import Window, draw_scale, draw_window, near
-from iris_core.data.painting import Contrast, artefacts, blur, curved, noise_field, paint, recolour
+from iris_core.data.framing import draw_scale, draw_window, near
+from iris_core.data.lesions import add_lesions, air, draw_looks
+from iris_core.data.painting import Contrast, artefacts, blur, curved, noise_field, recolour, textured
+from iris_core.data.warping import Anatomy, sample_window
 from iris_core.geometry import WorkingGrid, extent
 from iris_core.model.iris import IrisConfig
 
@@ -26,10 +26,8 @@ SURROUNDED = 0.7  # share of painted anatomies whose background is cut into piec
 UNION, HALF = 0.25, 0.15  # share of classes that join several labels; of episodes that ask for one end of a structure
 MORE = 0.85  # probability of a further class, until there is none or MAX_CLASSES are reached
 CROPPED = 0.5  # share of fields of view that are cropped around the structures
+TWO_LOOKS, RECOLOURED = 0.3, 0.4  # shares of episodes of lesions
 SAME_CURVE = 0.7  # share of recoloured pairs with one curve of grey values
-ROTATION, ZOOM, SHEAR = 0.25, 0.15, 0.05  # radians and shares, standard deviation of a normal distribution over 2
-FOLD_LIMIT = 0.35  # displacement / distance of control points: below a half, a deformation does not fold
-OUTSIDE = 0  # label of what lies beyond the field of view, in a window
 PARTS = 10_000  # labels from here on are pieces of the background: painted, rarely asked for
 
 
@@ -40,33 +38,6 @@ class View:
     image: np.ndarray
     masks: np.ndarray
     box: np.ndarray
-
-
-@dataclass(frozen=True)
-class Anatomy:
-    """labels (x, y, z) int32, positive: background is 1. spacing in mm. image: of the same shape, or None: painted."""
-
-    labels: np.ndarray
-    spacing_mm: tuple[float, float, float]
-    image: np.ndarray | None = None
-
-    def cropped(self, low: np.ndarray, high: np.ndarray) -> "Anatomy":
-        box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-        return replace(self, labels=self.labels[box], image=None if self.image is None else self.image[box])
-
-    def reduced(self, working_mm: float) -> "Anatomy":
-        """Averaged down to about the working spacing where that is coarser, so that sampling does not skip."""
-        steps = [max(1, int(working_mm / s)) for s in self.spacing_mm]
-        steps = [min(step, n) for step, n in zip(steps, self.labels.shape, strict=True)]
-        if max(steps) == 1:
-            return self
-        whole = tuple(slice(0, n // s * s) for n, s in zip(self.labels.shape, steps, strict=True))
-        centres = tuple(slice(s // 2, n // s * s, s) for n, s in zip(self.labels.shape, steps, strict=True))
-        image = self.image
-        if image is not None:
-            image = F.avg_pool3d(torch.from_numpy(np.ascontiguousarray(image[whole]))[None], steps)[0].numpy()
-        spacing = tuple(s * step for s, step in zip(self.spacing_mm, steps, strict=True))
-        return Anatomy(self.labels[centres], spacing, image)
 
 
 def partition(rng: np.random.Generator, shape: tuple[int, ...], parts: int) -> np.ndarray:
@@ -146,85 +117,83 @@ def halved(anatomies: list[Anatomy], value: int, axis: int, new: int) -> list[An
     return result
 
 
-def sample_window(
-    rng: np.random.Generator, anatomy: Anatomy, window: Window, strength: float
-) -> tuple[Tensor, Tensor | None]:
-    """A deformed window: labels (x, y, z) int64, OUTSIDE beyond the field of view, and the image if there is one."""
-    grid, shape = window.grid, tuple(int(n) for n in window.shape)
-    along = [grid.positions(a, window.start[a] + np.arange(shape[a])) * anatomy.spacing_mm[a] for a in range(3)]
-    axes = torch.meshgrid(*(torch.from_numpy(line.astype(np.float32)) for line in along), indexing="ij")
-    mm = torch.stack(axes)  # (3, x, y, z)
-    centre = mm.mean((1, 2, 3), keepdim=True)
-    linear = np.eye(3) + strength * rng.normal(0, SHEAR, (3, 3)) * (1 - np.eye(3))
-    linear = linear @ np.diag(np.exp(strength * rng.uniform(-ZOOM, ZOOM, 3))) @ _rotation(rng, strength * ROTATION / 2)
-    moved = torch.tensordot(torch.from_numpy(linear.astype(np.float32)), mm - centre, dims=1)
-    moved += centre
-    if strength > 0:
-        points = int(rng.integers(3, 9))
-        reach = FOLD_LIMIT * strength * rng.uniform() * grid.working_mm * max(shape) / points
-        moved += noise_field(rng, 3, points, shape).clamp_(-2, 2).mul_(reach / 2)
-    size = torch.tensor(anatomy.labels.shape, dtype=torch.float32)[:, None, None, None]
-    index = moved / torch.tensor(anatomy.spacing_mm, dtype=torch.float32)[:, None, None, None]
-    where = ((index + 0.5) / size * 2 - 1).flip(0).permute(1, 2, 3, 0)[None]
-    labels = torch.from_numpy(np.ascontiguousarray(anatomy.labels, np.float32))[None, None]
-    sampled = F.grid_sample(labels, where, "nearest", "zeros", align_corners=False)[0, 0].round_().long()
-    if anatomy.image is None:
-        return sampled, None
-    image = torch.from_numpy(np.ascontiguousarray(anatomy.image, np.float32))[None, None]
-    image = F.grid_sample(image, where, "bilinear", "border", align_corners=False)[0, 0]
-    return sampled, image
-
-
-def _rotation(rng: np.random.Generator, deviation: float) -> np.ndarray:
-    """A rotation by small normal angles around all three axes."""
-    result = np.eye(3)
-    for axis, angle in enumerate(rng.normal(0, deviation, 3)):
-        a, b = [i for i in range(3) if i != axis]
-        turn = np.eye(3)
-        turn[a, a] = turn[b, b] = np.cos(angle)
-        turn[a, b], turn[b, a] = -np.sin(angle), np.sin(angle)
-        result = result @ turn
-    return result
-
-
 def synthetic_episode(
     rng: np.random.Generator, first: Anatomy, second: Anatomy, config: IrisConfig
 ) -> tuple[View, View] | None:
-    """Reference and query of a synthetic task on two anatomies, which may be one. None if nothing was to be seen."""
+    """Reference and query of a synthetic task on two anatomies, which may be one. None if nothing was to be seen.
+
+    Where scans have no labels, lesions are painted into them and asked for.
+    """
     two = second is not first
     if first.image is None and rng.random() < SURROUNDED:
         first = with_background(rng, first)
         second = with_background(rng, second) if two else first
-    values = [int(v) for v in np.unique(first.labels)]
+    values = np.unique(first.labels).tolist()
     offered = [v for v in values if 1 < v < PARTS] or [v for v in values if v > PARTS]
     if not offered:
-        return None
+        return None if first.image is None else _lesion_episode(rng, first, second, config)
     classes = [LabelClass(str(v), v, (v,)) for v in offered]
     anchor, overview = classes[rng.integers(len(classes))], rng.random() < OVERVIEW
+    tissue = np.union1d(values, np.unique(second.labels) if two else values)
+    tissue = np.append(tissue, tissue[-1] + 1)
     if rng.random() < HALF:
-        first, *rest = halved([first, second] if two else [first], anchor.value, int(rng.integers(3)), max(values) + 1)
+        first, *rest = halved([first, second] if two else [first], anchor.value, int(rng.integers(3)), int(tissue[-1]))
         second = rest[0] if two else first
     chosen = [anchor, *_further(rng, classes if overview else near(first.labels, anchor, classes), anchor)]
     if rng.random() < CROPPED:
         first, second = (around_classes(rng, anatomy, chosen) for anatomy in (first, second))
     spacing, edge = draw_scale(rng, first.labels, first.spacing_mm, chosen, config, overview)
-    first, second = first.reduced(spacing), second.reduced(spacing)
-    if not anchor.mask(first.labels).any():
-        return None
     strength = rng.uniform(0.2, 0.8) if two else rng.uniform(0.3, 1.2)
-    cut, boxes = [], []
-    for anatomy, query in ((first, False), (second, True)):
-        grid = WorkingGrid(anatomy.labels.shape, anatomy.spacing_mm, spacing)
-        window = draw_window(rng, grid, anchor.mask(anatomy.labels), edge, config, query)
-        cut.append(sample_window(rng, anatomy, window, strength))
-        boxes.append(window.box)
-    images = _painted(rng, [labels for labels, _ in cut]) if first.image is None else _recoloured(rng, cut)
+    members = np.stack([np.isin(tissue, c.members) for c in chosen], 1)
+    painted = first.image is None
+    greys = _contrasts(rng, tissue) if painted else _curves(rng)
     views = []
-    for (labels, _), image, box in zip(cut, images, boxes, strict=True):
-        masks = torch.stack([torch.isin(labels, torch.tensor(c.members)) for c in chosen]).float()
-        views.append(View(artefacts(rng, image, labels == OUTSIDE).numpy(), masks.numpy(), box))
-    kept = views[0].masks.any((1, 2, 3))
+    for anatomy, grey, query in zip((first, second), greys, (False, True), strict=True):
+        rows = np.hstack([grey.rows(), members]) if painted else members
+        mask = anchor.mask(anatomy.labels)
+        grid = WorkingGrid(mask.shape, anatomy.spacing_mm, spacing)
+        window = draw_window(rng, grid, mask, edge, config, query)
+        channels, outside = sample_window(rng, anatomy, window, strength, tissue, rows)
+        shown, masks = channels.split([len(channels) - len(chosen), len(chosen)])
+        image = artefacts(rng, textured(rng, *shown) if painted else curved(shown[0], *grey), outside)
+        views.append(View(image.numpy(), masks.masked_fill(outside, 0).numpy(), window.box))
+    kept = views[0].masks.sum((1, 2, 3)) >= 1  # voxel, all fractions together
     return tuple(replace(view, masks=view.masks[kept]) for view in views) if kept.any() else None
+
+
+def _lesion_episode(
+    rng: np.random.Generator, first: Anatomy, second: Anatomy, config: IrisConfig
+) -> tuple[View, View] | None:
+    """Lesions of the same looks in two scans, at places of their own. None if one that is asked for found no place."""
+    spot = LabelClass("spot", 2, (2,))  # as large as a lesion: says how closely to look, and where
+    darkest = [air(rng, anatomy.image) for anatomy in (first, second)]
+    first, second = (_with_spot(rng, a, grey) for a, grey in zip((first, second), darkest, strict=True))
+    spacing, edge = draw_scale(rng, first.labels, first.spacing_mm, [spot], config, rng.random() < OVERVIEW)
+    looks = draw_looks(rng, edge)
+    asked = 1 + int(len(looks) > 1 and rng.random() < TWO_LOOKS)  # the others distract
+    curves = _curves(rng) if rng.random() < RECOLOURED else [None, None]
+    views = []
+    for anatomy, least, curve, query in zip((first, second), darkest, curves, (False, True), strict=True):
+        mask = spot.mask(anatomy.labels)
+        window = draw_window(rng, WorkingGrid(mask.shape, anatomy.spacing_mm, spacing), mask, edge, config, query)
+        (image,), outside = sample_window(rng, anatomy, window, rng.uniform(0, 1), np.array([1, 2]), np.zeros((2, 0)))
+        tissue = (image > least) & ~outside
+        image, masks = add_lesions(rng, curved(image, *curve) if curve else image, tissue, looks)
+        views.append(View(artefacts(rng, image, outside).numpy(), masks[:asked].numpy(), window.box))
+    seen = [view.masks.sum((1, 2, 3)) >= 1 for view in views]
+    return tuple(views) if np.all(seen) else None
+
+
+def _with_spot(rng: np.random.Generator, anatomy: Anatomy, least: float) -> Anatomy:
+    """Label 2 in a ball around a random voxel that is brighter than ``least``, 1 elsewhere."""
+    size = np.array(anatomy.labels.shape) * anatomy.spacing_mm
+    smallest = 2 * min(anatomy.spacing_mm)
+    radius = np.exp(rng.uniform(*np.log((smallest, max(smallest, max(size) / 6)))))
+    tried = rng.integers(anatomy.labels.shape, size=(100, 3))
+    middle = next((place for place in tried if anatomy.image[tuple(place)] > least), tried[0])
+    lines = [(np.arange(n) - m) * s for n, m, s in zip(anatomy.labels.shape, middle, anatomy.spacing_mm, strict=True)]
+    x, y, z = np.ix_(*(line**2 for line in lines))
+    return replace(anatomy, labels=1 + (x + y + z <= radius**2).astype(np.int32))
 
 
 def _further(rng: np.random.Generator, around: list[LabelClass], anchor: LabelClass) -> Iterator[LabelClass]:
@@ -239,15 +208,14 @@ def _further(rng: np.random.Generator, around: list[LabelClass], anchor: LabelCl
         yield LabelClass(joined[0].name, joined[0].value, tuple(c.value for c in joined))
 
 
-def _painted(rng: np.random.Generator, labels: list[Tensor]) -> list[Tensor]:
-    contrast = Contrast.draw(rng, np.unique(np.concatenate([part.unique().numpy() for part in labels])))
-    return [paint(rng, labels[0], contrast), paint(rng, labels[1], contrast.other(rng))]
+def _contrasts(rng: np.random.Generator, tissue: np.ndarray) -> list[Contrast]:
+    contrast = Contrast.draw(rng, tissue)
+    return [contrast, contrast.other(rng)]
 
 
-def _recoloured(rng: np.random.Generator, cut: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+def _curves(rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
     curve = recolour(rng)
-    other = curve if rng.random() < SAME_CURVE else recolour(rng)
-    return [curved(cut[0][1], *curve), curved(cut[1][1], *other)]
+    return [curve, curve if rng.random() < SAME_CURVE else recolour(rng)]
 
 
 def around_classes(rng: np.random.Generator, anatomy: Anatomy, classes: list[LabelClass]) -> Anatomy:

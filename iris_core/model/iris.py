@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from iris_core.model.encoder import Encoder, UpPath, folded
-from iris_core.model.mask_decoder import Evidence, MaskDecoder
+from iris_core.model.mask_decoder import Evidence, MaskDecoder, Seen
 from iris_core.model.task_encoder import Task, TaskEncoder
 from iris_core.registration import Carried
 
@@ -186,8 +186,8 @@ class Iris(nn.Module):
             box,
         )
 
-    def compare(self, query: Features, task: Task, box: Tensor, carried: Carried | None = None) -> Tensor | None:
-        """Evidence: maps (b, K, n, x, y, z) at ``config.stem_stride`` that set query and T side by side, or None.
+    def compare(self, query: Features, task: Task, box: Tensor, carried: Carried | None = None) -> Seen | None:
+        """Evidence, at ``config.stem_stride``: what sets query and T side by side. None for the paper's own decoder.
 
         carried: the reference's masks where registration finds them, one value a voxel of the query; and how certain
         that is, one value for ``config.stem_stride`` voxels along each axis.
@@ -201,7 +201,7 @@ class Iris(nn.Module):
         return self.mask_decoder.evidence(task, levels, keys, carried, coarse, tuple(query.skips[0].shape[2:]), box)
 
     def decode(
-        self, query: Features, task: Task, box: Tensor, carried: Carried | None = None, evidence: Tensor | None = None
+        self, query: Features, task: Task, box: Tensor, carried: Carried | None = None, evidence: Seen | None = None
     ) -> Tensor:
         """Logits (b, K, x, y, z) of all K classes, one a voxel of the query.
 

@@ -14,14 +14,14 @@ def dice_loss(probability: Tensor, masks: Tensor) -> Tensor:
     return (1 - (2 * overlap + 1) / (total + 1)).mean()
 
 
-def matching_loss(evidence: Tensor, masks: Tensor) -> Tensor:
-    """Soft Dice of the evidence map that is a mask itself, what the spatial memory propagates, times MATCHING.
+def matching_loss(match: Tensor, masks: Tensor) -> Tensor:
+    """Soft Dice of the mask that the spatial memory propagates, times MATCHING.
 
     Ours: the gradient reaches the matching without a way through the head.
-    evidence (b, K, …) at its own resolution, masks (b, K, x, y, z).
+    match (b, K, …) at its own resolution, masks (b, K, x, y, z).
     """
-    coarse = F.adaptive_avg_pool3d(masks, evidence.shape[2:])
-    return MATCHING * dice_loss(evidence.float(), coarse)
+    coarse = F.adaptive_avg_pool3d(masks, match.shape[2:])
+    return MATCHING * dice_loss(match.float(), coarse)
 
 
 def segmentation_loss(logits: Tensor, masks: Tensor, valid: Tensor | None = None) -> Tensor:

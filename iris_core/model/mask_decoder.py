@@ -1,5 +1,7 @@
 """Part 3: query features and T → all K masks in one pass (paper, section 3.3)."""
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from einops import einsum, rearrange
@@ -61,10 +63,36 @@ class ClassHead(nn.Module):
         """maps (b, K, n, x, y, z), features (b, C, x, y, z) → (b, K, voxels, x, y, z)."""
         b, k = maps.shape[:2]
         per_class = rearrange(maps, "b k n x y z -> (b k) n x y z").contiguous(memory_format=torch.channels_last_3d)
-        x = self.from_maps(per_class) + self.from_features(features).repeat_interleave(k, 0)
+        shared = self.from_features(features)
+        x = self.from_maps(per_class) + (shared.repeat_interleave(k, 0) if b > 1 else shared)
         x = F.leaky_relu(x, 0.01)
         x = x + self.conv2(F.leaky_relu(self.conv1(x), 0.01))
-        return self.out(F.leaky_relu(x, 0.01)).unflatten(0, (b, k))
+        return self.out(F.leaky_relu(x, 0.01)).contiguous().unflatten(0, (b, k))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What sets a query and T side by side, for each of K classes; the class head reads all of it.
+
+    maps: each (b, K, n, x, y, z), one value a sample. match (b, K, x, y, z): the mask that the spatial memory
+    propagates, or None. masks (b, K, voxels, x, y, z) and certainty (b, K or 1, x, y, z): what registration carried
+    over, for each voxel of a sample, or None.
+    """
+
+    maps: list[Tensor]
+    match: Tensor | None
+    masks: Tensor | None
+    certainty: Tensor | None
+
+    def channels(self, first: Tensor) -> Tensor:
+        """All of it behind ``first`` (b, K, x, y, z), in the precision of convolutions: (b, K, n, x, y, z)."""
+        parts = [first[:, :, None], *self.maps]
+        if self.masks is not None:
+            certainty = self.certainty.expand(-1, self.masks.shape[1], -1, -1, -1)
+            parts += [self.masks.mean(2, keepdim=True), certainty[:, :, None], self.masks]
+        kind = first.device.type
+        low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+        return torch.cat([part.to(low) for part in parts], 2)
 
 
 class Evidence(nn.Module):
@@ -79,8 +107,6 @@ class Evidence(nn.Module):
         registered = (2 + self.voxels) * int(registration)
         self.n_maps = 2 * prototype_levels + int(location_prior) + 2 * int(memory) + registered
         self.trust = nn.Parameter(torch.tensor(8.0)) if registration else None
-        first = 2 * prototype_levels + int(location_prior)
-        self.match = first + 1 if memory else None  # sharp propagation: a mask itself, in [0, 1]
         self.prototype_scale = nn.Parameter(torch.full((prototype_levels,), 4.0))
         self.location_slack = nn.Parameter(torch.tensor(-3.0)) if location_prior else None
         self.sharpness = nn.Parameter(torch.tensor([10.0, 30.0])) if memory else None
@@ -94,31 +120,25 @@ class Evidence(nn.Module):
         coarse: tuple,
         shape: tuple,
         box: Tensor,
-    ):
-        """(b, K, n_maps, *shape). matching: projected query features; keys: of the query, on the ``coarse`` grid;
+    ) -> Seen:
+        """matching: projected query features; keys: of the query, on the ``coarse`` grid; shape: of the maps.
         carried: one mask value a voxel, one certainty a sample; None where there is nothing to register."""
         maps = [self.similarity(task, level, i, shape) for i, level in enumerate(matching)]
+        match = masks = certainty = None
         if self.location_slack is not None:
             maps.append(self.location(task, shape, box)[:, :, None])
         if self.sharpness is not None:
             maps.append(self.propagate(task, keys, coarse, shape))
-        if self.trust is not None:
+            match = maps[-1][:, :, 1]
+        if self.trust is not None and carried is None:
             b, k = len(box), task.tokens.shape[1]
-            maps.append(box.new_zeros(b, k, 2 + self.voxels, *shape) if carried is None else self.carried(carried))
-        return torch.cat(maps, 2)
+            masks, certainty = box.new_zeros(b, k, self.voxels, *shape), box.new_zeros(b, 1, *shape)
+        elif self.trust is not None:
+            masks, certainty = by_sample(carried.masks, self.stride), carried.certainty
+        return Seen(maps, match, masks, certainty)
 
-    def carried(self, carried: Carried) -> Tensor:
-        """Its maps (b, K, 2 + voxels, …): mean mask and certainty of a sample, and the mask of each of its voxels."""
-        s = self.stride
-        masks = rearrange(carried.masks, "b k (x i) (y j) (z l) -> b k (i j l) x y z", i=s, j=s, l=s)
-        certainty = carried.certainty.expand(-1, masks.shape[1], -1, -1, -1)
-        return torch.cat([masks.mean(2, keepdim=True), certainty[:, :, None], masks], 2)
-
-    def belief(self, maps: Tensor) -> Tensor:
-        """What registration alone would answer, as logits (b, K, voxels, …): of the last maps, those of ``carried``."""
-        if self.trust is None:
-            return torch.zeros_like(maps[:, :, :1])
-        certainty, masks = maps[:, :, -self.voxels - 1, None], maps[:, :, -self.voxels :]
+    def belief(self, masks: Tensor, certainty: Tensor) -> Tensor:
+        """What registration alone would answer, as logits (b, K, …), where it carried masks with some certainty."""
         return self.trust * certainty * (2 * masks - 1)
 
     def similarity(self, task: Task, level: Tensor, i: int, shape: tuple) -> Tensor:
@@ -234,26 +254,32 @@ class MaskDecoder(nn.Module):
             self.shared = nn.Conv3d(fine_width, shared_features, 1)
             self.head = ClassHead(evidence.n_maps + 1, shared_features + evidence.voxels, evidence.voxels)
 
-    def logits(self, fine: Tensor, voxels: Tensor, tokens: Tensor, maps: Tensor | None) -> Tensor:
+    def logits(self, fine: Tensor, voxels: Tensor, tokens: Tensor, seen: Seen | None) -> Tensor:
         """fine (b, C, x, y, z), the image's voxels in each sample (b, voxels, x, y, z), T' (b, K, m + 1, W), evidence
-        maps or None → (b, K, X, Y, Z), one a voxel.
+        or None → (b, K, X, Y, Z), one a voxel.
 
         Registration's belief and what the head makes of it, weighed by the gate.
         """
         embedding, s = self.class_embedding(tokens.mean(2)), self.evidence.stride
         dot = einsum(embedding, fine, "b k c, b c x y z -> b k x y z") / fine.shape[1] ** 0.5 + self.bias
-        if maps is None:
+        if seen is None:
             return F.interpolate(dot, scale_factor=s, mode="trilinear") if s > 1 else dot
-        belief = self.evidence.belief(maps)
-        seen = torch.cat([(dot + belief.mean(2))[:, :, None], maps], 2)
-        learnt = dot[:, :, None] + self.head(seen, torch.cat([self.shared(fine), voxels], 1))
+        of_voxels = torch.cat([self.shared(fine), voxels], 1)
         if self.gate is None:
-            return unfolded(learnt, s)
-        match = torch.zeros_like(dot) if self.evidence.match is None else maps[:, :, self.evidence.match]
-        of_belief, of_learnt = self.gate(belief.mean(2), learnt.mean(2), match)[..., None, None, None, None].unbind(2)
-        return unfolded(of_belief * belief + of_learnt * learnt, s)
+            return by_voxel(dot[:, :, None] + self.head(seen.channels(dot), of_voxels), s)
+        belief = self.evidence.belief(seen.masks.mean(2), seen.certainty)
+        learnt = dot[:, :, None] + self.head(seen.channels(dot + belief), of_voxels)
+        match = torch.zeros_like(dot) if seen.match is None else seen.match
+        of_belief, of_learnt = self.gate(belief, learnt.mean(2), match)[..., None, None, None, None].unbind(2)
+        sure = of_belief * self.evidence.trust * seen.certainty[:, :, None]
+        return by_voxel(torch.addcmul(of_learnt * learnt - sure, seen.masks, 2 * sure), s)
 
 
-def unfolded(values: Tensor, stride: int) -> Tensor:
-    """Values of the voxels of each sample, (b, K, stride³, x, y, z), in their places."""
+def by_sample(values: Tensor, stride: int) -> Tensor:
+    """Values of voxels (b, K, x, y, z), those of each sample together: (b, K, stride³, x/stride, …)."""
+    return rearrange(values, "b k (x i) (y j) (z l) -> b k (i j l) x y z", i=stride, j=stride, l=stride)
+
+
+def by_voxel(values: Tensor, stride: int) -> Tensor:
+    """The inverse of ``by_sample``."""
     return rearrange(values, "b k (i j l) x y z -> b k (x i) (y j) (z l)", i=stride, j=stride, l=stride)

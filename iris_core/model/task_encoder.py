@@ -50,6 +50,16 @@ class Task:
         """A few vectors per class."""
         return Task.compact(self.tokens, self.prototypes, self.location)
 
+    def strange(self, amount: float, seed: int) -> "Task":
+        """With noise for a share of each vector: what T is worth for a class that no training showed."""
+        source = torch.Generator(self.tokens.device).manual_seed(seed)
+
+        def mixed(vectors: Tensor) -> Tensor:
+            noise = torch.randn(vectors.shape, generator=source, device=vectors.device)
+            return (1 - amount) * vectors + amount * noise * vectors.detach().std(-1, keepdim=True)
+
+        return replace(self, tokens=mixed(self.tokens), prototypes=F.normalize(mixed(self.prototypes), dim=-1))
+
     def without_location(self) -> "Task":
         return replace(self, location=torch.zeros_like(self.location))
 

@@ -47,8 +47,11 @@ class Shown:
         return replace(self, scales=tuple(map(moved, self.scales)), near=moved(self.near), **parts)
 
 
-def show(scan: Scan, masks: Sequence[Tensor]) -> Shown:
-    """A reference: its scan, and a mask (x, y, z) of each of its K classes, bool or in [0, 1], not all empty."""
+def show(scan: Scan, masks: Sequence[Tensor], closer: bool = True) -> Shown:
+    """A reference: its scan, and a mask (x, y, z) of each of its K classes, bool or in [0, 1], not all empty.
+
+    closer: whether to look closer around the structures; without it registration takes half the time.
+    """
     low, high = scan.view
     cell = max(cell_of(low, high), FINEST * min(scan.spacing_mm))
     scales = tuple(packed(describe(scan, cell * 2**i)) for i in range(SCALES))
@@ -61,7 +64,7 @@ def show(scan: Scan, masks: Sequence[Tensor]) -> Shown:
         low = torch.maximum(places.amin(1) - MARGIN * cell, low)
         high = torch.minimum(places.amax(1) + MARGIN * cell, high)
     close = max(cell_of(low, high, NEAR_CELLS), FINEST_NEAR * min(scan.spacing_mm))
-    near = packed(describe(scan, close, low, high)) if close < 0.9 * cell else scales[0]
+    near = packed(describe(scan, close, low, high)) if closer and close < 0.9 * cell else scales[0]
     known = torch.ones(len(masks), dtype=torch.bool)
     return Shown(scales, near, around, labelled(masks, scan.spacing_mm, low, high), known)
 

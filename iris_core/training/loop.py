@@ -161,20 +161,21 @@ def _learn(
     model: Iris, device: torch.device, episode: Episode
 ) -> tuple[Episode, Task, float, tuple[Tensor | None, ...]]:
     """Forward and backward of one episode: its T, the loss, and the gradient of every parameter."""
-    carried = carried_over(episode, model.config.stem_stride, device) if model.registers else None
+    registered = model.registers and not episode.drop_memory and not episode.drop_registration
+    carried = carried_over(episode, model.config.stem_stride, device) if registered else None
     with precision(device):
         reference, query = (model.encode_image(x.to(device)) for x in (episode.reference, episode.query))
         task = model.encode_task(reference, episode.reference_masks.to(device), episode.reference_box.to(device))
         used = task.bare() if episode.drop_memory else task
         used = used.without_location() if episode.drop_location else used
+        used = used.strange(episode.strangeness, episode.seed) if episode.strangeness else used
         box = episode.query_box.to(device)
-        evidence = model.compare(query, used, box, None if episode.drop_memory else carried)
+        evidence = model.compare(query, used, box, carried)
         logits = model.decode(query, used, box, evidence=evidence)
     masks = episode.query_masks.to(device)
     loss = segmentation_loss(logits, masks, None if episode.query_valid is None else episode.query_valid.to(device))
-    match = model.mask_decoder.evidence.match
-    if match is not None and not episode.drop_memory:
-        loss = loss + matching_loss(evidence[:, :, match], masks)
+    if evidence is not None and evidence.match is not None and not episode.drop_memory:
+        loss = loss + matching_loss(evidence.match, masks)
     if not torch.isfinite(loss):
         raise FloatingPointError(f"the loss is {loss.item()} on an episode of {episode.keys or 'synthetic tasks'}")
     gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)

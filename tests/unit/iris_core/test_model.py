@@ -5,7 +5,7 @@ import torch
 
 from iris_core.model.iris import PARTS, PRESETS, Iris, IrisConfig, without
 from iris_core.model.losses import segmentation_loss
-from iris_core.model.mask_decoder import unfolded
+from iris_core.model.mask_decoder import by_voxel
 from iris_core.model.task_encoder import as_coarse
 from iris_core.registration import Carried
 
@@ -67,17 +67,17 @@ def test_a_task_of_a_few_vectors_decodes(tiny, episode):
 def test_what_registration_says_is_a_term_of_the_logits(tiny, episode):
     image, masks, query = episode
     t, features = task(tiny, masks, image), tiny.encode_image(query)
-    evidence = tiny.mask_decoder.evidence
-    carried = Carried(torch.rand(1, 3, 24, 16, 16), torch.rand(1, 1, 12, 8, 8))
-    said = evidence.belief(tiny.compare(features, t, BOX, carried))
-    assert torch.equal(said, evidence.belief(evidence.carried(carried)))
-    certain = carried.certainty.repeat_interleave(2, 2).repeat_interleave(2, 3).repeat_interleave(2, 4)
-    assert torch.allclose(unfolded(said, 2), evidence.trust * certain * (2 * carried.masks - 1), atol=1e-5)
-    assert said.any() and unfolded(said, 2).shape == tiny.decode(features, t, BOX, carried).shape
-    assert not tiny.mask_decoder.evidence.belief(tiny.compare(features, t, BOX)).any()
+    seen = tiny.compare(features, t, BOX, Carried(torch.rand(1, 3, 24, 16, 16), torch.rand(1, 1, 12, 8, 8)))
+    silent = tiny.compare(features, t, BOX)
+    head, tiny.mask_decoder.head.forward = tiny.mask_decoder.head.forward, lambda maps, features: torch.zeros(())
+    try:
+        alone, both = (tiny.decode(features, t, BOX, evidence=e) for e in (silent, seen))
+    finally:
+        tiny.mask_decoder.head.forward = head
+    said = tiny.mask_decoder.evidence.belief(seen.masks, seen.certainty[:, :, None])
+    assert torch.allclose(both - alone, by_voxel(said, 2), atol=1e-4)
     plain = Iris(without(tiny.config, "registration"))
-    assert not plain.registers
-    assert not plain.mask_decoder.evidence.belief(plain.compare(plain.encode_image(query), t, BOX, carried)).any()
+    assert not plain.registers and plain.compare(plain.encode_image(query), t, BOX).masks is None
 
 
 @pytest.mark.parametrize("part", PARTS)
