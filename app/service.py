@@ -22,6 +22,8 @@ from iris_core.task_file import load_task, save_task
 from nnunet_adapters.raw import RawDataset
 from weights import find_weights
 
+CPU = torch.device("cpu")
+
 
 def pick_device(name: str) -> torch.device:
     """'auto' is a CUDA device if there is one."""
@@ -64,7 +66,7 @@ class Service:
             strategy = "memory_bank" if classes else "one_shot" if n == 1 else "ensemble"
         if gpu.LENT:
             settings.pop("progress", None)
-            sent = [Known(k.name, on_cpu(k.embedding), k.descriptor) for k in known]
+            sent = [Known(k.name, k.embedding.to(CPU), k.descriptor) for k in known]
             return lambda query: self._choose(strategy, references, sent, settings, query)
         c = self.checkpoint
         return STRATEGIES[strategy](Given(c.model, references, known, bank=c.bank, training=c.training, **settings))
@@ -101,12 +103,12 @@ class Service:
     ) -> np.ndarray:
         """Labels on the query's own grid. progress: called with windows done, all; not where the GPU is lent."""
         if gpu.LENT:
-            return self._segment(on_cpu(embedding), query)
+            return self._segment(embedding.to(CPU), query)
         return inference.segment(self.checkpoint.model, embedding, query, progress)
 
     def forecast(self, embedding: TaskEmbedding, query: Case) -> tuple[float, float, float]:
         """Seconds, GiB, and seconds if the coarse pass should be of no use. See app/checks.py."""
-        return self._forecast(on_cpu(embedding) if gpu.LENT else embedding, query)
+        return self._forecast(embedding.to(CPU) if gpu.LENT else embedding, query)
 
     # What follows runs in a process that has the GPU, where one is lent: see gpu.lend.
 
@@ -116,7 +118,7 @@ class Service:
         c = self.checkpoint
         given = Given(c.model, references, known, bank=c.bank, training=c.training, **settings)
         chosen = STRATEGIES[strategy](given)(query)
-        return replace(chosen, embedding=on_cpu(chosen.embedding))
+        return replace(chosen, embedding=chosen.embedding.to(CPU))
 
     def _segment_here(self, embedding: TaskEmbedding, query: Case) -> np.ndarray:
         return inference.segment(self.checkpoint.model, embedding, query)
@@ -141,10 +143,3 @@ class Service:
         window, voxel, registering = self._pace[pace]
         volume = voxel * work.voxels + registering
         return window * voxels + volume, work.bytes(model) / 2**30, window * voxels_if_lost + volume
-
-
-def on_cpu(embedding: TaskEmbedding) -> TaskEmbedding:
-    """The same T, to be sent to another process."""
-    overviews = tuple(replace(o, task=o.task.map(lambda t: t.cpu())) for o in embedding.overviews)
-    shown = tuple(s.to(torch.device("cpu")) for s in embedding.shown)
-    return replace(embedding, task=embedding.task.map(lambda t: t.cpu()), overviews=overviews, shown=shown)

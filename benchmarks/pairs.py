@@ -47,25 +47,44 @@ def listed() -> dict[str, list[list[str]]]:
 
 def read(name: str, number: int) -> Pair:
     """One pair of a set; where it is painted, ``number`` is the seed."""
-    reference, query = listed()[name][number]
-    folder = reference.split("/")[0]
+    query, reference = several(name, number, 1)
+    return Pair(reference, query)
+
+
+def several(name: str, number: int, n: int) -> list[Case]:
+    """The query of a pair; its reference and, up to n in all, references of other subjects that the set's pairs name."""
+    pairs = listed()[name]
+    reference, query = pairs[number]
+    cases, folder = [reference], reference.split("/")[0]
+    for case in [case for pair in pairs[number:] + pairs[:number] for case in pair]:
+        if len(cases) < n and _subject(case) not in map(_subject, (query, *cases)):
+            cases.append(case)
     if folder == "brain":
-        pair = [_head(case) for case in (reference, query)]
+        read = [_head(case) for case in (*cases, query)]
     elif folder == "anatomy":
-        pair = _same_names(reference, query)
+        read = _same_names(*cases, query)
     else:
-        pair = [_scan(case) for case in (reference, query)]
+        read = [_scan(case) for case in (*cases, query)]
         if folder != query.split("/")[0]:
-            pair = [_organs(case) for case in pair]
+            read = [_organs(case) for case in read]
+    read = [read[0], read[-1], *read[1:-1]]
     if folder in ("brain", "anatomy"):
-        pair = _painted(np.random.default_rng(number), *pair, two="two contrasts" in name)
-    return Pair(*pair)
+        read = _painted(np.random.default_rng(number), read, two="two contrasts" in name)
+    return [read[1], read[0], *read[2:]]
 
 
 def _scan(name: str) -> Case:
     dataset, case = name.split("/")
-    raw = Path(os.environ.get("nnUNet_raw", DATA / "nnUNet_raw"))
-    return open_dataset(dataset, raw).case(case)
+    return open_dataset(dataset, _raw()).case(case)
+
+
+def _raw() -> Path:
+    return Path(os.environ.get("nnUNet_raw", DATA / "nnUNet_raw"))
+
+
+def _subject(name: str) -> str:
+    dataset, case = name.split("/")
+    return name if dataset in ("brain", "anatomy") else open_dataset(dataset, _raw()).patients[case]
 
 
 def _map(name: str) -> Case:
@@ -112,12 +131,12 @@ def _organs(case: Case) -> Case:
     return Case(case.image[..., height], affine, labels[..., height], classes, name=case.name)
 
 
-def _painted(rng: np.random.Generator, reference: Case, query: Case, two: bool) -> list[Case]:
-    """Grey values for both: one contrast and clean, as two scans of one protocol are; or two, with the artefacts that
+def _painted(rng: np.random.Generator, cases: list[Case], two: bool) -> list[Case]:
+    """Grey values for all: one contrast and clean, as scans of one protocol are; or one each, with the artefacts that
     training paints too."""
-    tissue = np.unique(np.concatenate([np.unique(case.labels) for case in (reference, query)]))
+    tissue = np.unique(np.concatenate([np.unique(case.labels) for case in cases]))
     contrast, painted = Contrast.draw(rng, tissue), []
-    for case in (reference, query):
+    for case in cases:
         labels = torch.from_numpy(case.labels).long()
         image = paint(rng, labels, contrast)
         if two:

@@ -27,7 +27,7 @@ from iris_core.case import Case  # noqa: E402
 from iris_core.evaluation.metrics import dice  # noqa: E402
 from iris_core.geometry import oriented  # noqa: E402
 from iris_core.intensity import detect_scheme, normalise  # noqa: E402
-from iris_core.registration import Scan, carry_over, register, show  # noqa: E402
+from iris_core.registration import Scan, register, show  # noqa: E402
 
 COLUMNS = "set", "pair", "method", "dice", "seconds", "failed"
 
@@ -78,7 +78,7 @@ def iris(reference: Volume, query: Volume) -> np.ndarray:
     carried, slab = np.zeros(query[0].shape, np.int32), max(1, 2**22 // (query[0][0].size * len(values)))
     for first in range(0, len(grid[0]), slab):
         places = torch.stack(torch.meshgrid(grid[0][first : first + slab], *grid[1:], indexing="ij"))[None]
-        best, which = carry_over([found], places)[0, :, 0].max(0)
+        best, which = shown.masks.at(found.at(places)[0])[0].max(0)
         carried[first : first + slab] = np.where(best > 0.5, np.array(values)[which], 0)
     return carried
 

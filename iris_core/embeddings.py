@@ -1,6 +1,7 @@
 """TaskEmbedding: the task as a value, separate from inference. MemoryBank: one per class seen in training."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,8 +19,8 @@ BANK_DECAY = 0.999  # paper: T_k ← α·T_k + (1 - α)·T_k_new
 
 
 @dataclass(frozen=True)
-class Overview:
-    """T at a coarser working spacing, for looking where the structures are."""
+class Level:
+    """T at another working spacing: coarser, to look where the structures are; finer, to outline them."""
 
     task: Task
     spacing_mm: float
@@ -31,7 +32,7 @@ class TaskEmbedding:
 
     task: K classes, batch of one. values, names: label value and name of each class, in T's order.
     spacing_mm: the working spacing. scheme: the intensity scheme of the reference.
-    overviews: the same classes at coarser spacings, finest first; none on the paper's grid.
+    overviews, detail: the same classes at coarser spacings, finest first, and at a finer one; none on the paper's grid.
     shown: the references that a query is registered to.
     """
 
@@ -41,8 +42,21 @@ class TaskEmbedding:
     spacing_mm: float
     scheme: str
     overlapping: bool = False
-    overviews: tuple[Overview, ...] = ()
+    overviews: tuple[Level, ...] = ()
+    detail: Level | None = None
     shown: tuple[Shown, ...] = ()
+
+    def to(self, device: torch.device) -> "TaskEmbedding":
+        def moved(level: Level) -> Level:
+            return replace(level, task=level.task.map(lambda t: t.to(device)))
+
+        return replace(
+            self,
+            task=moved(Level(self.task, self.spacing_mm)).task,
+            overviews=tuple(map(moved, self.overviews)),
+            detail=self.detail and moved(self.detail),
+            shown=tuple(s.to(device) for s in self.shown),
+        )
 
 
 def combine(tasks: list[Task], weights: Tensor) -> Task:
@@ -96,19 +110,21 @@ def context_ensemble(embeddings: list[TaskEmbedding]) -> TaskEmbedding:
         known = torch.tensor([[float(name in e.names) for name in classes] for e in embeddings])
         return combine(full, known.to(first.task.tokens))
 
-    depth = min(len(e.overviews) for e in embeddings)
-    overviews = tuple(
-        Overview(
-            mean([e.overviews[i].task for e in embeddings]),
-            geometric_mean([e.overviews[i].spacing_mm for e in embeddings]),
-        )
-        for i in range(depth)
-    )
-    spacing = geometric_mean([e.spacing_mm for e in embeddings])
-    task = mean([e.task for e in embeddings])
-    shown = [s for i, e in enumerate(embeddings) if i in kept for s in _shown_with(e, tuple(classes))]
+    def joined(levels: Sequence[Level]) -> Level:
+        return Level(mean([level.task for level in levels]), geometric_mean([level.spacing_mm for level in levels]))
+
+    working = joined([Level(e.task, e.spacing_mm) for e in embeddings])
+    details = [e.detail for e in embeddings if e.detail is not None]
     return TaskEmbedding(
-        task, tuple(classes.values()), tuple(classes), spacing, first.scheme, first.overlapping, overviews, tuple(shown)
+        task=working.task,
+        values=tuple(classes.values()),
+        names=tuple(classes),
+        spacing_mm=working.spacing_mm,
+        scheme=first.scheme,
+        overlapping=first.overlapping,
+        overviews=tuple(map(joined, zip(*(e.overviews for e in embeddings), strict=False))),
+        detail=joined(details) if len(details) == len(embeddings) else None,
+        shown=tuple(s for i, e in enumerate(embeddings) if i in kept for s in _shown_with(e, tuple(classes))),
     )
 
 
@@ -160,6 +176,7 @@ def only(embedding: TaskEmbedding, names: list[str]) -> TaskEmbedding:
         values=tuple(embedding.values[i] for i in order),
         names=tuple(names),
         overviews=tuple(replace(o, task=part(o.task)) for o in embedding.overviews),
+        detail=embedding.detail and replace(embedding.detail, task=part(embedding.detail.task)),
         shown=_shown_with(embedding, tuple(names)),
     )
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from iris_core.case import Case, InputError
-from iris_core.embeddings import Overview, TaskEmbedding
+from iris_core.embeddings import Level, TaskEmbedding
 from iris_core.geometry import (
     Orientation,
     Scores,
@@ -67,6 +67,7 @@ def segment(
     query: Case,
     progress: Callable[[int, int], None] = lambda done, of: None,
     locate: bool = True,
+    closer: bool = True,
 ) -> np.ndarray:
     """Labels (x, y, z) int32 in the query's own axis order and grid.
 
@@ -83,23 +84,44 @@ def segment(
     query comes first: by registration alone, then by the model for classes that registration is not sure of. Each class
     that the pass is sure of is then looked for there alone; and if it is sure of all of them, the windows cover only
     those places. Else, or if one of them is then not found there, they cover everything.
+
+    closer: where T has a detail, what was found is looked at again at its finer spacing, if that takes no more than the
+    windows before, or one. The answer is the mean of both.
     """
     device = next(model.parameters()).device
-    scheme = detect_scheme(query.image) if embedding.scheme == "ct" else embedding.scheme
-    image, spacing_mm = oriented(query, normalise(query.image, scheme))
-    volume = torch.from_numpy(np.ascontiguousarray(image))
-    grid = WorkingGrid(image.shape, spacing_mm, embedding.spacing_mm)
+    volume, grid = _placed(embedding, query)
+    windows = len(cover(model, grid))
     registered = []
     for shown in embedding.shown if model.registers else ():
-        progress(0, len(cover(model, grid)))
-        registered.append(register(Scan(volume.to(device), spacing_mm), shown.to(device)))
+        progress(0, windows)
+        registered.append(register(Scan(volume.to(device), grid.spacing_mm), shown.to(device)))
     region = _locate(model, embedding, volume, grid, device, registered) if locate else None
     scores = window_logits(model, embedding.task, volume, grid, device, registered, progress, region)
     if region is not None and (lost := region.sure & (sureness(scores.values) < SURE)).any():
         region = replace(region, sure=region.sure & ~lost)
         scores = window_logits(model, embedding.task, volume, grid, device, registered, progress, region)
+    scores = _closer(model, embedding, volume, scores, device, registered) if closer else scores
     labels = labels_back(scores, embedding.values, embedding.overlapping)
     return np.ascontiguousarray(Orientation.of(query.affine).invert(labels))
+
+
+@torch.inference_mode()
+def carried_labels(model: Iris, embedding: TaskEmbedding, query: Case) -> np.ndarray:
+    """Labels as of ``segment``, by registration alone."""
+    device = next(model.parameters()).device
+    volume, grid = _placed(embedding, query)
+    registered = [register(Scan(volume.to(device), grid.spacing_mm), s.to(device)) for s in embedding.shown]
+    scores = Scores(grid, (0, 0, 0), _believed(model, grid, device, registered, len(embedding.values)))
+    labels = labels_back(scores, embedding.values, embedding.overlapping)
+    return np.ascontiguousarray(Orientation.of(query.affine).invert(labels))
+
+
+def _placed(embedding: TaskEmbedding, query: Case) -> tuple[Tensor, WorkingGrid]:
+    """A query's image in RAS+ order, normalised, and its working grid."""
+    scheme = detect_scheme(query.image) if embedding.scheme == "ct" else embedding.scheme
+    image, spacing_mm = oriented(query, normalise(query.image, scheme))
+    grid = WorkingGrid(image.shape, spacing_mm, embedding.spacing_mm)
+    return torch.from_numpy(np.ascontiguousarray(image)), grid
 
 
 def _locate(
@@ -122,6 +144,33 @@ def _locate(
         logits = torch.where(sure[:, None, None, None], logits, learnt)
         sure = sure | (sureness(learnt) >= SURE)
     return Region(Scores(coarse, (0, 0, 0), widened(logits > 0, MARGIN * model.config.stem_stride)), sure)
+
+
+def _closer(
+    model: Iris,
+    embedding: TaskEmbedding,
+    volume: Tensor,
+    scores: Scores,
+    device: torch.device,
+    registered: Sequence[Registered],
+) -> Scores:
+    """The detail pass: the same part of the query at a finer spacing, and the mean of both answers."""
+    found = (scores.values > 0).any(0)
+    if embedding.detail is None or not found.any():
+        return scores
+    grid = WorkingGrid(scores.grid.shape, scores.grid.spacing_mm, embedding.detail.spacing_mm)
+    margin = MARGIN * model.config.stem_stride
+    low, high = scaled(scores.grid, scores.start, found, grid, margin)
+    size = tuple(b - a for a, b in zip(low, high, strict=True))
+    before = cover(model, scores.grid, scores.start, np.add(scores.start, found.shape).tolist())
+    if _voxels(cover(model, grid, low, high)) > max(_voxels(before), model.config.window**3):
+        return scores
+    finer = window_logits(model, embedding.detail.task, volume, grid, device, registered, box=(low, high))
+    return replace(finer, values=(finer.values + scores.on(grid, low, size)) / 2)
+
+
+def _voxels(windows: list[tuple[Corner, Corner]]) -> int:
+    return sum(math.prod(shape) for _, shape in windows)
 
 
 def _believed(model: Iris, grid: WorkingGrid, device: torch.device, registered: Sequence[Registered], k: int) -> Tensor:
@@ -150,9 +199,10 @@ def widened(found: Tensor, by: int) -> Tensor:
     return found[0]
 
 
-def scaled(grid: WorkingGrid, start: Corner, found: Tensor, other: WorkingGrid) -> Box:
-    """Corners on another grid of what a mask (x, y, z) on a part of this one spans."""
+def scaled(grid: WorkingGrid, start: Corner, found: Tensor, other: WorkingGrid, margin: int = 0) -> Box:
+    """Corners on another grid of what a mask (x, y, z) on a part of this one spans, and ``margin`` voxels more."""
     low, high = (np.array(start) + corner for corner in extent(found.numpy()))
+    low, high = low - margin, high + margin
     ratio, middle, others = grid.working_mm / other.working_mm, np.array(grid.working_shape) / 2, other.working_shape
     low, high = ((corner - middle) * ratio + np.array(others) / 2 for corner in (low, high))
     low = np.floor(low).clip(0).astype(int).tolist()
@@ -160,7 +210,7 @@ def scaled(grid: WorkingGrid, start: Corner, found: Tensor, other: WorkingGrid) 
     return tuple(low), tuple(high)
 
 
-def coarse_pass(model: Iris, embedding: TaskEmbedding, grid: WorkingGrid) -> Overview | None:
+def coarse_pass(model: Iris, embedding: TaskEmbedding, grid: WorkingGrid) -> Level | None:
     """The overview at which ``segment`` looks first where the structures are, or None if it does not."""
     full = len(cover(model, grid))
     for overview in embedding.overviews if full >= MANY_WINDOWS else ():
@@ -192,13 +242,14 @@ def window_logits(
     registered: Sequence[Registered],
     progress: Callable[[int, int], None] = lambda done, of: None,
     region: Region | None = None,
+    box: Box | None = None,
 ) -> Scores:
-    """Blended logits, one a voxel of the working grid: of all of it, or of what a region leaves to look at.
+    """Blended logits, one a voxel of the working grid: of all of it, of a box, or of what a region leaves to look at.
 
     registered: the query on T's references.
     """
     k, stride = task.tokens.shape[1], model.config.stem_stride
-    low, high = ((0, 0, 0), grid.working_shape) if region is None else region.extent(grid)
+    low, high = box or (((0, 0, 0), grid.working_shape) if region is None else region.extent(grid))
     size = tuple(b - a for a, b in zip(low, high, strict=True))
     if (need := 4 * k * math.prod(size)) > MAX_LOGIT_BYTES:
         raise InputError(
@@ -219,8 +270,8 @@ def window_logits(
         else:
             carried = _carried(registered, grid, start, shape, stride) if registered else None
             with precision(device):
-                box = grid.box(start, shape)[None].to(device)
-                logits = model.decoded(cut, task, box, carried)[0].float().cpu()
+                corners = grid.box(start, shape)[None].to(device)
+                logits = model.decoded(cut, task, corners, carried)[0].float().cpu()
         where, part = [], []
         for first, n, begin, length in zip(start, shape, low, size, strict=True):
             at = first - begin

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from iris_core.case import InputError
 from iris_core.checkpoint import write_atomically
-from iris_core.embeddings import Overview, TaskEmbedding
+from iris_core.embeddings import Level, TaskEmbedding
 from iris_core.intensity import SCHEMES
 from iris_core.model.iris import Iris
 from iris_core.model.task_encoder import Task
@@ -29,6 +29,8 @@ def save_task(path: Path, embedding: TaskEmbedding, weights_sha256: str, made_fr
     made_from: file names of the references; folders in them are left out.
     """
     levels = {"": embedding.task} | {f"overview{i}/": o.task for i, o in enumerate(embedding.overviews)}
+    if embedding.detail:
+        levels["detail/"] = embedding.detail.task
     tensors = {
         f"{at}{part.name}": getattr(task, part.name).half().cpu().contiguous()
         for at, task in levels.items()
@@ -43,6 +45,7 @@ def save_task(path: Path, embedding: TaskEmbedding, weights_sha256: str, made_fr
         "names": embedding.names,
         "spacing_mm": embedding.spacing_mm,
         "overviews_mm": [o.spacing_mm for o in embedding.overviews],
+        "detail_mm": [embedding.detail.spacing_mm] if embedding.detail else [],
         "scheme": embedding.scheme,
         "overlapping": embedding.overlapping,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -78,22 +81,32 @@ def load_task(path: Path, model: Iris, weights_sha256: str) -> TaskEmbedding:
                 f" these are {weights_sha256[:12]}…; encode the reference again or choose those weights"
             )
         values, names = tuple(map(int, about["values"])), tuple(map(str, about["names"]))
-        spacings = [float(s) for s in (about["spacing_mm"], *about["overviews_mm"])]
+        finer, n = about["detail_mm"][:1], len(about["overviews_mm"])
+        spacings = [float(s) for s in (about["spacing_mm"], *about["overviews_mm"], *finer)]
         different = len(values) == len(names) == len(set(values)) == len(set(names))
         if not 0 < len(values) <= MAX_CLASSES or not different or 0 in values:
             raise ValueError(f"class values must differ, not be 0, and have a name each, got {values}, {names}")
         if not all(0.01 <= s <= 1000 for s in spacings) or about["scheme"] not in SCHEMES:
             raise ValueError(f"working spacings {spacings} mm, intensity scheme {about['scheme']!r}")
-        levels = ["", *(f"overview{i}/" for i in range(len(spacings) - 1))]
+        levels = ["", *(f"overview{i}/" for i in range(n)), *["detail/"][: len(finer)]]
         tasks = [Task(*(tensors.pop(f"{at}{part.name}").float() for part in fields(Task))) for at in levels]
         shown = from_tensors(tensors, about["shown"], len(values))
         if tensors:
             raise ValueError(f"unknown parts {sorted(tensors)[:5]}")
         for task in tasks:
             _check(task, model, len(values))
-        overviews = tuple(Overview(t, s) for t, s in zip(tasks[1:], spacings[1:], strict=True))
-        scheme, overlapping = str(about["scheme"]), bool(about["overlapping"])
-        return TaskEmbedding(tasks[0], values, names, spacings[0], scheme, overlapping, overviews, shown)
+        working, *others = (Level(t, s) for t, s in zip(tasks, spacings, strict=True))
+        return TaskEmbedding(
+            task=working.task,
+            values=values,
+            names=names,
+            spacing_mm=working.spacing_mm,
+            scheme=str(about["scheme"]),
+            overlapping=bool(about["overlapping"]),
+            overviews=tuple(others[:n]),
+            detail=others[n] if finer else None,
+            shown=shown,
+        )
     except InputError:
         raise
     except (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError) as error:

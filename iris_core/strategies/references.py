@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from iris_core.case import Case, InputError, LabelClass
-from iris_core.embeddings import Overview, TaskEmbedding, combine, context_ensemble, geometric_mean, thinned
+from iris_core.embeddings import Level, TaskEmbedding, combine, context_ensemble, geometric_mean, thinned
 from iris_core.geometry import (
     WorkingGrid,
     apply_matrices,
@@ -27,6 +27,7 @@ from iris_core.strategies.base import Given, Known
 
 PAPER_SPACING_MM = 1.5
 OVERVIEWS = (2, 4)  # × the working spacing. Ours
+DETAIL = 0.6  # the same, but not below half a voxel of the reference. Ours
 GRIDS = ("auto", "paper")
 
 
@@ -82,16 +83,17 @@ class ReferenceWindow:
 
 
 @torch.inference_mode()
-def encode(model: Iris, reference: Case, spacing_mm: float, scheme: str, overviews: bool) -> TaskEmbedding:
-    """T of every class that a reference shows, at a working spacing; with ``overviews`` at coarser ones too.
+def encode(model: Iris, reference: Case, spacing_mm: float, scheme: str, levels: bool) -> TaskEmbedding:
+    """T of every class that a reference shows, at a working spacing; with ``levels`` at coarser and finer ones too.
 
     A mask larger than a window is encoded window by window (no overlap) and averaged by each class's volume in them.
     """
     classes = reference.present()
-    coarser = [spacing_mm * step for step in OVERVIEWS] if overviews else []
     volumes = Volumes.of(reference, scheme)
+    coarser = [spacing_mm * step for step in OVERVIEWS] if levels else []
+    finer = [max(spacing_mm * DETAIL, min(volumes.spacing_mm) / 2)] if levels else []
     tasks = []
-    for working_mm in (spacing_mm, *coarser):
+    for working_mm in (spacing_mm, *coarser, *finer):
         parts, weights = [], []
         for window in reference_windows(model, volumes, working_mm):
             with precision(window.image.device):
@@ -99,14 +101,16 @@ def encode(model: Iris, reference: Case, spacing_mm: float, scheme: str, overvie
             weights.append(window.masks[0].sum((1, 2, 3)))
         task = combine(parts, torch.stack(weights))
         tasks.append(thinned(task).map(lambda t: t.half().float()))  # as a task file keeps it
+    working, *others = (Level(task, mm) for task, mm in zip(tasks, (spacing_mm, *coarser, *finer), strict=True))
     return TaskEmbedding(
-        task=tasks[0],
+        task=working.task,
         values=tuple(c.value for c in classes),
         names=tuple(c.name for c in classes),
         spacing_mm=spacing_mm,
         scheme=scheme,
         overlapping=any(len(c.members) > 1 for c in classes),
-        overviews=tuple(Overview(task, mm) for task, mm in zip(tasks[1:], coarser, strict=True)),
+        overviews=tuple(others[: len(coarser)]),
+        detail=others[-1] if finer else None,
         shown=(show(volumes.scan, list(map(torch.from_numpy, volumes.masks))),) if model.registers else (),
     )
 
