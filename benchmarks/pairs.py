@@ -52,7 +52,7 @@ def read(name: str, number: int) -> Pair:
 
 
 def several(name: str, number: int, n: int) -> list[Case]:
-    """The query of a pair; its reference and, up to n in all, references of other subjects that the set's pairs name."""
+    """The query of a pair; its reference and, up to n in all, those of other subjects that the set's pairs name."""
     pairs = listed()[name]
     reference, query = pairs[number]
     cases, folder = [reference], reference.split("/")[0]

@@ -13,7 +13,7 @@ from iris_core.case import InputError
 from iris_core.model.task_encoder import COMPACT, Task
 from iris_core.registration import Shown
 
-MEMORIES = 4  # references whose spatial memories and scans an ensemble keeps: time and size grow with them. Ours
+MEMORIES = 6  # references whose spatial memories and scans an ensemble keeps: time and size grow with them. Ours
 POSITIONS = 4096  # of a reference's spatial memory: a window of 96 voxels has 1728. Ours
 BANK_DECAY = 0.999  # paper: T_k ← α·T_k + (1 - α)·T_k_new
 
@@ -79,6 +79,7 @@ def combine(tasks: list[Task], weights: Tensor) -> Task:
         *averaged,
         memory_keys=torch.cat([task.memory_keys for task in remembering], 1),
         memory_masks=torch.cat([task.memory_masks for task in remembering], 2),
+        balance=mean("balance"),
     )
 
 
@@ -198,6 +199,7 @@ def _with_classes(task: Task, names: tuple[str, ...], wanted: tuple[str, ...]) -
         prototypes=pick(task.prototypes, 0.0),
         location=pick(task.location, 0.0),
         memory_masks=pick(task.memory_masks, -1.0),
+        balance=pick(task.balance, 0.0),
     )
 
 

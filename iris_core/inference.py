@@ -94,7 +94,7 @@ def segment(
     registered = []
     for shown in embedding.shown if model.registers else ():
         progress(0, windows)
-        registered.append(register(Scan(volume.to(device), grid.spacing_mm), shown.to(device)))
+        registered.append(register(Scan(volume, grid.spacing_mm).to(device), shown.to(device)))
     region = _locate(model, embedding, volume, grid, device, registered) if locate else None
     scores = window_logits(model, embedding.task, volume, grid, device, registered, progress, region)
     if region is not None and (lost := region.sure & (sureness(scores.values) < SURE)).any():
@@ -110,7 +110,7 @@ def carried_labels(model: Iris, embedding: TaskEmbedding, query: Case) -> np.nda
     """Labels as of ``segment``, by registration alone."""
     device = next(model.parameters()).device
     volume, grid = _placed(embedding, query)
-    registered = [register(Scan(volume.to(device), grid.spacing_mm), s.to(device)) for s in embedding.shown]
+    registered = [register(Scan(volume, grid.spacing_mm).to(device), s.to(device)) for s in embedding.shown]
     scores = Scores(grid, (0, 0, 0), _believed(model, grid, device, registered, len(embedding.values)))
     labels = labels_back(scores, embedding.values, embedding.overlapping)
     return np.ascontiguousarray(Orientation.of(query.affine).invert(labels))

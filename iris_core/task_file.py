@@ -124,6 +124,7 @@ def _check(task: Task, model: Iris, k: int) -> None:
         "location": (1, k, 10 if config.location_prior else 0),
         "memory_keys": (1, n, config.memory_width if n else task.memory_keys.shape[2]),
         "memory_masks": (1, k, n),
+        "balance": (1, k, 3),
     }
     for name, shape in expected.items():
         found = getattr(task, name)

@@ -210,7 +210,7 @@ class Iris(nn.Module):
         bottleneck, tokens = self.mask_decoder.attention(query.bottleneck, task.tokens, box)
         fine = self.up_path(bottleneck.to(query.bottleneck.dtype), query.skips)[-1]
         evidence = self.compare(query, task, box, carried) if evidence is None else evidence
-        return self.mask_decoder.logits(fine, query.voxels, tokens, evidence)
+        return self.mask_decoder.logits(fine, query.voxels, tokens, evidence, task.balance)
 
     def decoded(self, image: Tensor, task: Task, box: Tensor, carried: Carried | None = None) -> Tensor:
         """``decode`` of an image (b, 1, x, y, z)."""

@@ -196,14 +196,12 @@ class Gate(nn.Module):
     """How much registration's belief and what the head makes of it count, class by class.
 
     Told by how sure both are of what they find in the window, how well they and the spatial memory agree, and how large
-    it is: what a class is plays no part, so it goes for classes that no training showed. At first both count once.
+    it is: what a class is plays no part, so it goes for classes that no training showed. At first both count about once.
     """
 
     def __init__(self, width: int = 16) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(8, width), nn.GELU(), nn.Linear(width, 2))
-        nn.init.zeros_(self.layers[2].weight)
-        nn.init.zeros_(self.layers[2].bias)
+        self.layers = nn.Sequential(nn.Linear(8, width), nn.GELU(), nn.Linear(width, 2))  # not zero: LAMB keeps zeros
 
     @exact
     def forward(self, belief: Tensor, learnt: Tensor, match: Tensor) -> Tensor:
@@ -254,9 +252,9 @@ class MaskDecoder(nn.Module):
             self.shared = nn.Conv3d(fine_width, shared_features, 1)
             self.head = ClassHead(evidence.n_maps + 1, shared_features + evidence.voxels, evidence.voxels)
 
-    def logits(self, fine: Tensor, voxels: Tensor, tokens: Tensor, seen: Seen | None) -> Tensor:
+    def logits(self, fine: Tensor, voxels: Tensor, tokens: Tensor, seen: Seen | None, balance: Tensor) -> Tensor:
         """fine (b, C, x, y, z), the image's voxels in each sample (b, voxels, x, y, z), T' (b, K, m + 1, W), evidence
-        or None → (b, K, X, Y, Z), one a voxel.
+        or None, T's balance → (b, K, X, Y, Z), one a voxel.
 
         Registration's belief and what the head makes of it, weighed by the gate.
         """
@@ -270,9 +268,11 @@ class MaskDecoder(nn.Module):
         belief = self.evidence.belief(seen.masks.mean(2), seen.certainty)
         learnt = dot[:, :, None] + self.head(seen.channels(dot + belief), of_voxels)
         match = torch.zeros_like(dot) if seen.match is None else seen.match
-        of_belief, of_learnt = self.gate(belief, learnt.mean(2), match)[..., None, None, None, None].unbind(2)
+        weights = self.gate(belief, learnt.mean(2), match) * balance[..., :2]
+        of_belief, of_learnt = weights[..., None, None, None, None].unbind(2)
         sure = of_belief * self.evidence.trust * seen.certainty[:, :, None]
-        return by_voxel(torch.addcmul(of_learnt * learnt - sure, seen.masks, 2 * sure), s)
+        shift = balance[..., 2, None, None, None, None] - sure
+        return by_voxel(torch.addcmul(of_learnt * learnt + shift, seen.masks, 2 * sure), s)
 
 
 def by_sample(values: Tensor, stride: int) -> Tensor:

@@ -24,6 +24,8 @@ class Task:
     tokens: (b, K, m + 1, C), T_f and T_c. prototypes: (b, K, levels, 2, P), foreground and background, unit length.
     location: (b, K, 10), 1, centre and raw second moments in the field of view.
     memory_keys: (b, N, M) reference positions; memory_masks: (b, K, N), how much of each is the class.
+    balance: (b, K, 3), what the gate's weights of registration and of the head are multiplied by, and a logit added to
+    their answer: 1, 1, 0 unless it was tuned.
     """
 
     tokens: Tensor
@@ -31,13 +33,14 @@ class Task:
     location: Tensor
     memory_keys: Tensor
     memory_masks: Tensor
+    balance: Tensor
 
     @classmethod
     def compact(cls, tokens: Tensor, prototypes: Tensor, location: Tensor) -> "Task":
         """A task that is a few vectors per class, without spatial memory."""
         b, k = tokens.shape[:2]
         empty = tokens.new_zeros
-        return cls(tokens, prototypes, location, empty(b, 0, 0), empty(b, k, 0))
+        return cls(tokens, prototypes, location, empty(b, 0, 0), empty(b, k, 0), plain_balance(tokens))
 
     def map(self, function) -> "Task":
         """The same task with ``function`` applied to every tensor."""
@@ -48,7 +51,7 @@ class Task:
 
     def bare(self) -> "Task":
         """A few vectors per class."""
-        return Task.compact(self.tokens, self.prototypes, self.location)
+        return replace(Task.compact(self.tokens, self.prototypes, self.location), balance=self.balance)
 
     def strange(self, amount: float, seed: int) -> "Task":
         """With noise for a share of each vector: what T is worth for a class that no training showed."""
@@ -62,6 +65,10 @@ class Task:
 
     def without_location(self) -> "Task":
         return replace(self, location=torch.zeros_like(self.location))
+
+
+def plain_balance(tokens: Tensor) -> Tensor:
+    return tokens.new_tensor([1.0, 1.0, 0.0]).expand(*tokens.shape[:2], 3)
 
 
 def upsample_matrix(n_low: int, n_high: int, like: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ The first (MIND-SSC: Heinrich et al., MICCAI 2013) looks alike in any contrast. 
 where both images turn out to have one contrast: see refine.py.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,9 @@ class Scan:
     image: Tensor
     spacing_mm: tuple[float, float, float]
     view_mm: Tensor | None = None
+
+    def to(self, device: torch.device) -> "Scan":
+        return replace(self, image=self.image.to(device))
 
     @property
     def view(self) -> Tensor:

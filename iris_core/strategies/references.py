@@ -22,7 +22,7 @@ from iris_core.geometry import (
 )
 from iris_core.intensity import detect_scheme, normalise
 from iris_core.model.iris import Iris, precision
-from iris_core.registration import Scan, show
+from iris_core.registration import Lattice, Scan, show
 from iris_core.strategies.base import Given, Known
 
 PAPER_SPACING_MM = 1.5
@@ -75,11 +75,12 @@ def mean_of(pool: Sequence[Known]) -> TaskEmbedding:
 
 @dataclass(frozen=True)
 class ReferenceWindow:
-    """image (1, 1, x, y, z), masks (1, K, x, y, z) and box (1, 2, 3), on the model's device."""
+    """image (1, 1, x, y, z), masks (1, K, x, y, z) and box (1, 2, 3), on the model's device. lattice: of its voxels."""
 
     image: Tensor
     masks: Tensor
     box: Tensor
+    lattice: Lattice
 
 
 @torch.inference_mode()
@@ -154,7 +155,8 @@ def reference_windows(model: Iris, reference: Volumes, working_mm: float) -> Ite
         matrices = grid.window_matrices(start, shape)
         cut = torch.stack([apply_matrices(v, matrices) for v in volumes])[None].to(device)
         if cut[:, 1:].any():
-            yield ReferenceWindow(cut[:, :1], cut[:, 1:], grid.box(start, shape)[None].to(device))
+            box = grid.box(start, shape)[None].to(device)
+            yield ReferenceWindow(cut[:, :1], cut[:, 1:], box, Lattice(shape, working_mm, grid.centre_mm(start, shape)))
 
 
 def _windows(mask: np.ndarray, grid: WorkingGrid, shape: tuple[int, ...]) -> list[tuple[int, ...]]:

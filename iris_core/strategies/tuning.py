@@ -7,86 +7,148 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from iris_core.case import InputError
-from iris_core.embeddings import TaskEmbedding
+from iris_core.embeddings import TaskEmbedding, context_ensemble
 from iris_core.model.iris import Features, precision
 from iris_core.model.losses import segmentation_loss
 from iris_core.model.task_encoder import Task
-from iris_core.strategies.base import Given, Plan, always
+from iris_core.registration import carry_over, register
+from iris_core.strategies.base import Given, Known, Plan, always
 from iris_core.strategies.references import Volumes, encode_all, mean_of, reference_windows
 
-CHECK_EVERY = 5  # steps between looks at the reference left out
+BALANCE_RATE = 0.05  # of Adam, for the balance. Ours
+HEAD, REGISTRATION = (0.0, 1.0, 0.0), (1.0, 0.0, 0.0)  # balances under which one of the two answers alone
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """One window of a reference, its image encoded once. classes: where its masks are among T's classes."""
+    """One window of the only reference, its image encoded once."""
 
     features: Features
     masks: Tensor
     box: Tensor
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One window of a reference: what registration and the head answer with the other references' task, logits
+    (1, k, x, y, z), and the truth. classes: where its k classes are among T's."""
+
+    registration: Tensor
+    head: Tensor
+    masks: Tensor
     classes: list[int]
 
 
 def tuning(given: Given) -> Plan:
     """Start from one-shot or the ensemble, follow the gradient of Dice + cross-entropy on the references.
 
-    Only the vectors of T move (tokens, prototypes); the spatial memory would find its own reference and learn nothing,
-    so it is set aside while fitting and stays as it was. With two references or more the last is left out of the loss
-    and says which step was best, the start included: T overfits otherwise. Zero steps are the start itself.
+    With several references each is segmented from the others once, and the balance of T is fitted to what was right:
+    three numbers a class that say how far registration and the head are to be believed. With one only its vectors can
+    be fitted (tokens, prototypes); registration and spatial memory would find their own reference and learn nothing, so
+    they are set aside meanwhile. Zero steps are the start itself.
     """
     if not given.references:
         raise InputError("tuning needs at least one reference scan with its mask, got none; a task file has no voxels")
-    start = mean_of(encode_all(given))
+    encoded = encode_all(given)
+    start = mean_of(encoded)
     if not given.options.steps:
         return always(start)
-    lessons = [_lessons(given, start, i) for i in range(len(given.references))]
-    return always(replace(start, task=_fit(given, start.task, lessons)))
+    if len(encoded) == 1:
+        return always(replace(start, task=_fit(given, start.task, _lessons(given, start))))
+    answered = [window for i in range(len(given.references)) for window in _answered(given, start, encoded, i)]
+    balance = _balance(given, start.task.balance, answered)
+
+    def balanced(task: Task) -> Task:
+        return replace(task, balance=balance)
+
+    overviews = tuple(replace(level, task=balanced(level.task)) for level in start.overviews)
+    detail = start.detail and replace(start.detail, task=balanced(start.detail.task))
+    return always(replace(start, task=balanced(start.task), overviews=overviews, detail=detail))
 
 
 @torch.no_grad()
-def _lessons(given: Given, start: TaskEmbedding, i: int) -> list[Lesson]:
-    reference = given.references[i]
-    classes = [start.names.index(c.name) for c in reference.present()]
+def _answered(given: Given, start: TaskEmbedding, encoded: list[Known], i: int) -> list[Answered]:
+    """A reference's windows, segmented from all the others."""
+    model, reference = given.model, given.references[i]
+    embedding = context_ensemble([known.embedding for j, known in enumerate(encoded) if j != i])
+    shown = {c.name: k for k, c in enumerate(reference.present())}
+    names = [name for name in embedding.names if name in shown]
+    theirs, own = ([table[name] for name in names] for table in ({n: k for k, n in enumerate(embedding.names)}, shown))
+    volumes, windows = Volumes.of(reference, start.scheme), []
+    device = next(model.parameters()).device
+    registered = [register(volumes.scan.to(device), s.to(device)) for s in embedding.shown if model.registers]
+    given.progress(i, len(given.references) + given.options.steps)
+    for window in reference_windows(model, volumes, embedding.spacing_mm) if names else ():
+        carried = carry_over(registered, window.lattice, model.config.stem_stride) if registered else None
+        task = embedding.task.map(lambda t: t.to(device))
+        with precision(device):
+            features = model.encode_image(window.image)
+            evidence = model.compare(features, task, window.box, carried)
+            registration, head = (
+                model.decode(features, _with_balance(task, balance), window.box, evidence=evidence)[:, theirs].float()
+                for balance in (REGISTRATION, HEAD)
+            )
+        windows.append(Answered(registration, head, window.masks[:, own], [start.names.index(n) for n in names]))
+    return windows
+
+
+def _with_balance(task: Task, balance: tuple[float, float, float]) -> Task:
+    return replace(task, balance=task.balance.new_tensor(balance).expand_as(task.balance))
+
+
+def _balance(given: Given, start: Tensor, answered: list[Answered]) -> Tensor:
+    """The balance (1, K, 3) under which the windows' answers are best; a class that none shows keeps its own."""
+    balance = start.clone().requires_grad_()
+    optimiser = torch.optim.Adam([balance], lr=BALANCE_RATE)
+    first, steps = len(given.references), given.options.steps
+    for step in range(steps):
+        given.progress(first + step, first + steps)
+        loss = balance.new_zeros(())
+        for window in answered:
+            of = balance[:, window.classes, :, None, None, None].unbind(2)
+            logits = of[0] * window.registration + of[1] * window.head + of[2]
+            loss = loss + segmentation_loss(logits, window.masks) / len(answered)
+        if not answered:
+            break
+        (balance.grad,) = torch.autograd.grad(loss, balance)
+        optimiser.step()
+        with torch.no_grad():
+            balance[..., :2].clamp_(min=0)
+    return balance.detach().half().float()
+
+
+@torch.no_grad()
+def _lessons(given: Given, start: TaskEmbedding) -> list[Lesson]:
     lessons = []
-    for window in reference_windows(given.model, Volumes.of(reference, start.scheme), start.spacing_mm):
+    for window in reference_windows(given.model, Volumes.of(given.references[0], start.scheme), start.spacing_mm):
         with precision(window.image.device):
-            features = given.model.encode_image(window.image)
-        lessons.append(Lesson(features, window.masks, window.box, classes))
+            lessons.append(Lesson(given.model.encode_image(window.image), window.masks, window.box))
     return lessons
 
 
-def _fit(given: Given, task: Task, lessons: list[list[Lesson]]) -> Task:
-    train, left_out = (lessons[:-1], lessons[-1]) if len(lessons) > 1 else (lessons, [])
+def _fit(given: Given, task: Task, lessons: list[Lesson]) -> Task:
+    task = task.map(Tensor.clone)  # what inference mode made cannot be learnt through
     vectors = [part.clone().requires_grad_() for part in (task.tokens, task.prototypes)]
     optimiser = torch.optim.Adam(vectors, lr=given.options.rate)
-    best, best_loss = _with(task, vectors), _loss(given, task, left_out).item()
     for step in range(given.options.steps):
         given.progress(step, given.options.steps)
-        loss = _loss(given, _with(task, vectors, detach=False), train[step % len(train)])
+        loss = _loss(given, _with(task, vectors), lessons)
         for vector, gradient in zip(vectors, torch.autograd.grad(loss, vectors), strict=True):
             vector.grad = gradient
         optimiser.step()
-        if not left_out:
-            best = _with(task, vectors)
-        elif (step + 1) % CHECK_EVERY == 0:
-            with torch.no_grad():
-                now = _loss(given, _with(task, vectors), left_out).item()
-            if now < best_loss:
-                best, best_loss = _with(task, vectors), now
-    return best.map(lambda t: t.half().float())
+    return _with(task, [v.detach() for v in vectors]).map(lambda t: t.half().float())
 
 
-def _with(task: Task, vectors: list[Tensor], detach: bool = True) -> Task:
-    tokens, prototypes = (v.detach().clone() if detach else v for v in vectors)
+def _with(task: Task, vectors: list[Tensor]) -> Task:
+    tokens, prototypes = vectors
     return replace(task, tokens=tokens, prototypes=F.normalize(prototypes, dim=-1))
 
 
 def _loss(given: Given, task: Task, lessons: list[Lesson]) -> Tensor:
-    """Mean over the windows of a reference; 0 without any."""
-    losses = [task.tokens.new_zeros(())]
+    """Mean over the windows of the reference."""
+    losses = []
     for lesson in lessons:
-        parts = (part[:, lesson.classes] for part in (task.tokens, task.prototypes, task.location))
         with precision(lesson.box.device):
-            logits = given.model.decode(lesson.features, Task.compact(*parts), lesson.box)
-        losses.append(segmentation_loss(logits, lesson.masks) / len(lessons))
-    return sum(losses)
+            logits = given.model.decode(lesson.features, task.bare(), lesson.box)
+        losses.append(segmentation_loss(logits, lesson.masks))
+    return torch.stack(losses).mean()

@@ -14,14 +14,14 @@ def answers():
     return *logits, torch.rand(1, 3, 12, 10, 8, generator=torch.Generator().manual_seed(0))
 
 
-def test_at_first_both_count_once(answers):
-    assert torch.equal(Gate()(*answers), torch.ones(1, 3, 2))
+def test_at_first_both_count_about_once(answers):
+    torch.manual_seed(0)
+    assert torch.allclose(Gate()(*answers), torch.ones(1, 3, 2), atol=0.4)
 
 
 def test_a_class_is_weighed_by_its_own_answers(answers):
     torch.manual_seed(0)
     gate = Gate()
-    torch.nn.init.normal_(gate.layers[2].weight)
     together, alone = gate(*answers), gate(*(x[:, 1:2] for x in answers))
     assert torch.allclose(together[:, 1:2], alone) and ((together > 0) & (together < 2)).all()
     assert not torch.allclose(together[:, 0], together[:, 1])
@@ -32,6 +32,5 @@ def test_a_class_is_weighed_by_its_own_answers(answers):
 def test_what_is_weighed_is_not_changed_by_learning_to_weigh(answers):
     belief, learnt, match = (x.clone().requires_grad_() for x in answers)
     gate = Gate()
-    torch.nn.init.normal_(gate.layers[2].weight)
     gate(belief, learnt, match).sum().backward()
     assert belief.grad is None and gate.layers[0].weight.grad is not None

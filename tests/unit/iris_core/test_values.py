@@ -18,7 +18,7 @@ def a_task(k=2, n=5) -> Task:
     torch.manual_seed(k)
     prototypes = torch.nn.functional.normalize(torch.randn(1, k, 3, 2, 8), dim=-1)
     compact = torch.randn(1, k, 4, 64), prototypes, torch.rand(1, k, 10)
-    return Task(*compact, torch.randn(1, n, 8), torch.rand(1, k, n))
+    return Task(*compact, torch.randn(1, n, 8), torch.rand(1, k, n), torch.rand(1, k, 3))
 
 
 def test_two_classes_never_share_a_name():
