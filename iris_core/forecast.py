@@ -10,7 +10,7 @@ import torch
 
 from iris_core.case import Case
 from iris_core.embeddings import TaskEmbedding
-from iris_core.geometry import Orientation, Scores, WorkingGrid, labels_back
+from iris_core.geometry import Orientation, Scores, WorkingGrid, labels_back, window_shape
 from iris_core.inference import coarse_pass, cover
 from iris_core.intensity import normalise
 from iris_core.model.iris import Iris, precision
@@ -31,7 +31,8 @@ SLAB = 3 * 4 * 2**24  # bytes that labels_back takes at most
 class Work:
     """What ``segment`` will do with a query.
 
-    windows: shapes of all windows, the coarse pass's among them, if the coarse pass finds the structures.
+    windows: shapes of all windows, the coarse pass's and the closer look's among them, if the coarse pass finds the
+    structures.
     if_lost: the same if they are not there after all, which cannot be known before. k: classes. voxels: of the query.
     samples: of the logits. registrations: of the query to references.
     """
@@ -59,14 +60,17 @@ def work(model: Iris, embedding: TaskEmbedding, query: Case) -> Work:
     shape = tuple(query.image.shape[a] for a in axes)
     grid = WorkingGrid(shape, tuple(float(s) for s in query.spacing_mm[axes]), embedding.spacing_mm)
     fine = [shape for _, shape in cover(model, grid)]
-    coarse, found = [], fine
+    coarse, found, closer = [], fine, []
     if overview := coarse_pass(model, embedding, grid):
         coarse = [s for _, s in cover(model, WorkingGrid(grid.shape, grid.spacing_mm, overview.spacing_mm))]
         edge = math.ceil(config.window * FOUND / config.multiple) * config.multiple
         found = [tuple(min(n, edge) for n in fine[0])]
+    if embedding.detail:  # of what was found: a window, typically
+        finer = WorkingGrid(grid.shape, grid.spacing_mm, embedding.detail.spacing_mm)
+        closer = [window_shape(finer.working_shape, config.window, config.multiple)]
     return Work(
-        windows=(*coarse, *found),
-        if_lost=(*coarse, *(found if coarse else ()), *fine),
+        windows=(*coarse, *found, *closer),
+        if_lost=(*coarse, *(found if coarse else ()), *fine, *closer),
         k=len(embedding.values),
         voxels=math.prod(shape),
         samples=math.prod(grid.working_shape),

@@ -196,7 +196,8 @@ class Gate(nn.Module):
     """How much registration's belief and what the head makes of it count, class by class.
 
     Told by how sure both are of what they find in the window, how well they and the spatial memory agree, and how large
-    it is: what a class is plays no part, so it goes for classes that no training showed. At first both count about once.
+    it is: what a class is plays no part, so it goes for classes that no training showed. At first both count about
+    once.
     """
 
     def __init__(self, width: int = 16) -> None:

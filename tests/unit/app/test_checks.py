@@ -121,7 +121,7 @@ def test_a_forecast_counts_the_windows_that_inference_takes(tiny_weights):
     from iris_core.forecast import work
 
     service, counted = Service(str(tiny_weights), "cpu"), []
-    embedding = replace(service.encode(shown()), overviews=())  # no coarse pass: the number is certain
+    embedding = replace(service.encode(shown()), overviews=(), detail=None)  # one pass: the number is certain
     scan = query(shape=(70, 60, 50))
     service.segment(embedding, scan, lambda done, of: counted.append(of))
     assert counted[0] == len(work(service.checkpoint.model, embedding, scan).windows) > 1
