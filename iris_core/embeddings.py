@@ -1,7 +1,7 @@
 """TaskEmbedding: the task as a value, separate from inference. MemoryBank: one per class seen in training."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -46,17 +46,18 @@ class TaskEmbedding:
     detail: Level | None = None
     shown: tuple[Shown, ...] = ()
 
-    def to(self, device: torch.device) -> "TaskEmbedding":
-        def moved(level: Level) -> Level:
-            return replace(level, task=level.task.map(lambda t: t.to(device)))
+    def map(self, function: Callable[[Task], Task]) -> "TaskEmbedding":
+        """The same embedding with ``function`` applied to T at every spacing."""
 
-        return replace(
-            self,
-            task=moved(Level(self.task, self.spacing_mm)).task,
-            overviews=tuple(map(moved, self.overviews)),
-            detail=self.detail and moved(self.detail),
-            shown=tuple(s.to(device) for s in self.shown),
-        )
+        def changed(level: Level) -> Level:
+            return replace(level, task=function(level.task))
+
+        overviews, detail = tuple(map(changed, self.overviews)), self.detail and changed(self.detail)
+        return replace(self, task=function(self.task), overviews=overviews, detail=detail)
+
+    def to(self, device: torch.device) -> "TaskEmbedding":
+        moved = self.map(lambda task: task.map(lambda t: t.to(device)))
+        return replace(moved, shown=tuple(s.to(device) for s in self.shown))
 
 
 def combine(tasks: list[Task], weights: Tensor) -> Task:
@@ -168,16 +169,10 @@ def only(embedding: TaskEmbedding, names: list[str]) -> TaskEmbedding:
     """Some of an embedding's classes, in the given order."""
     order = [embedding.names.index(name) for name in names]
 
-    def part(task: Task) -> Task:
-        return _with_classes(task, embedding.names, tuple(names))
-
     return replace(
-        embedding,
-        task=part(embedding.task),
+        embedding.map(lambda task: _with_classes(task, embedding.names, tuple(names))),
         values=tuple(embedding.values[i] for i in order),
         names=tuple(names),
-        overviews=tuple(replace(o, task=part(o.task)) for o in embedding.overviews),
-        detail=embedding.detail and replace(embedding.detail, task=part(embedding.detail.task)),
         shown=_shown_with(embedding, tuple(names)),
     )
 

@@ -57,13 +57,7 @@ def tuning(given: Given) -> Plan:
         return always(replace(start, task=_fit(given, start.task, _lessons(given, start))))
     answered = [window for i in range(len(given.references)) for window in _answered(given, start, encoded, i)]
     balance = _balance(given, start.task.balance, answered)
-
-    def balanced(task: Task) -> Task:
-        return replace(task, balance=balance)
-
-    overviews = tuple(replace(level, task=balanced(level.task)) for level in start.overviews)
-    detail = start.detail and replace(start.detail, task=balanced(start.detail.task))
-    return always(replace(start, task=balanced(start.task), overviews=overviews, detail=detail))
+    return always(start.map(lambda task: replace(task, balance=balance)))
 
 
 @torch.no_grad()
