@@ -100,7 +100,7 @@ def segment(
     if region is not None and (lost := region.sure & (sureness(scores.values) < SURE)).any():
         region = replace(region, sure=region.sure & ~lost)
         scores = window_logits(model, embedding.task, volume, grid, device, registered, progress, region)
-    scores = _closer(model, embedding, volume, scores, device, registered) if closer else scores
+    scores = _closer(model, embedding, volume, scores, device, registered, progress) if closer else scores
     labels = labels_back(scores, embedding.values, embedding.overlapping)
     return np.ascontiguousarray(Orientation.of(query.affine).invert(labels))
 
@@ -153,6 +153,7 @@ def _closer(
     scores: Scores,
     device: torch.device,
     registered: Sequence[Registered],
+    progress: Callable[[int, int], None],
 ) -> Scores:
     """The detail pass: the same part of the query at a finer spacing, and the mean of both answers."""
     found = (scores.values > 0).any(0)
@@ -165,7 +166,7 @@ def _closer(
     before = cover(model, scores.grid, scores.start, np.add(scores.start, found.shape).tolist())
     if _voxels(cover(model, grid, low, high)) > max(_voxels(before), model.config.window**3):
         return scores
-    finer = window_logits(model, embedding.detail.task, volume, grid, device, registered, box=(low, high))
+    finer = window_logits(model, embedding.detail.task, volume, grid, device, registered, progress, box=(low, high))
     return replace(finer, values=(finer.values + scores.on(grid, low, size)) / 2)
 
 

@@ -1,11 +1,12 @@
 """Properties of the whole model, at a tiny size and for every preset."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from iris_core.model.iris import PARTS, PRESETS, Iris, IrisConfig, without
 from iris_core.model.losses import segmentation_loss
-from iris_core.model.mask_decoder import by_voxel
 from iris_core.model.task_encoder import as_coarse
 from iris_core.registration import Carried
 
@@ -67,15 +68,16 @@ def test_a_task_of_a_few_vectors_decodes(tiny, episode):
 def test_what_registration_says_is_a_term_of_the_logits(tiny, episode):
     image, masks, query = episode
     t, features = task(tiny, masks, image), tiny.encode_image(query)
-    seen = tiny.compare(features, t, BOX, Carried(torch.rand(1, 3, 24, 16, 16), torch.rand(1, 1, 12, 8, 8)))
-    silent = tiny.compare(features, t, BOX)
-    head, tiny.mask_decoder.head.forward = tiny.mask_decoder.head.forward, lambda maps, features: torch.zeros(())
-    try:
-        alone, both = (tiny.decode(features, t, BOX, evidence=e) for e in (silent, seen))
-    finally:
-        tiny.mask_decoder.head.forward = head
-    said = tiny.mask_decoder.evidence.belief(seen.masks, seen.certainty[:, :, None])
-    assert torch.allclose(both - alone, by_voxel(said, 2), atol=1e-4)
+    carried = Carried(torch.rand(1, 3, 24, 16, 16), torch.rand(1, 1, 12, 8, 8))
+
+    def answer(*balance):
+        balanced = replace(t, balance=torch.tensor(balance).expand(1, 3, 3))
+        return tiny.decode(features, balanced, BOX, carried)
+
+    registration, head = answer(1.0, 0.0, 0.0), answer(0.0, 1.0, 0.0)
+    assert torch.equal(registration > 0, carried.masks > 0.5)
+    assert torch.allclose(registration + head + 2, answer(1.0, 1.0, 2.0), atol=1e-4)
+    assert torch.equal(answer(1.0, 1.0, 0.0), tiny.decode(features, t, BOX, carried))
     plain = Iris(without(tiny.config, "registration"))
     assert not plain.registers and plain.compare(plain.encode_image(query), t, BOX).masks is None
 
