@@ -65,7 +65,7 @@ def work(model: Iris, embedding: TaskEmbedding, query: Case) -> Work:
         coarse = [s for _, s in cover(model, WorkingGrid(grid.shape, grid.spacing_mm, overview.spacing_mm))]
         edge = math.ceil(config.window * FOUND / config.multiple) * config.multiple
         found = [tuple(min(n, edge) for n in fine[0])]
-    if embedding.detail:  # of what was found: a window, typically
+    if embedding.detail and grid.fits(embedding.detail.spacing_mm):  # of what was found: a window, typically
         finer = WorkingGrid(grid.shape, grid.spacing_mm, embedding.detail.spacing_mm)
         closer = [window_shape(finer.working_shape, config.window, config.multiple)]
     return Work(

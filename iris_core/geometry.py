@@ -98,6 +98,11 @@ class WorkingGrid:
     def working_shape(self) -> tuple[int, int, int]:
         return tuple(max(1, round(n * s / self.working_mm)) for n, s in zip(self.shape, self.spacing_mm, strict=True))
 
+    def fits(self, working_mm: float) -> bool:
+        """Whether a grid of another voxel size over the same volume is not too large."""
+        edges = [n * s / working_mm + 1 for n, s in zip(self.shape, self.spacing_mm, strict=True)]
+        return float(np.prod(edges)) <= MAX_WORKING_VOXELS
+
     def positions(self, axis: int, working: np.ndarray) -> np.ndarray:
         """Working-grid index → index in the volume, along one axis."""
         step = self.working_mm / self.spacing_mm[axis]

@@ -157,16 +157,17 @@ def _closer(
 ) -> Scores:
     """The detail pass: the same part of the query at a finer spacing, and the mean of both answers."""
     found = (scores.values > 0).any(0)
-    if embedding.detail is None or not found.any():
+    detail = embedding.detail
+    if detail is None or not found.any() or not scores.grid.fits(detail.spacing_mm):
         return scores
-    grid = WorkingGrid(scores.grid.shape, scores.grid.spacing_mm, embedding.detail.spacing_mm)
+    grid = WorkingGrid(scores.grid.shape, scores.grid.spacing_mm, detail.spacing_mm)
     margin = MARGIN * model.config.stem_stride
     low, high = scaled(scores.grid, scores.start, found, grid, margin)
     size = tuple(b - a for a, b in zip(low, high, strict=True))
     before = cover(model, scores.grid, scores.start, np.add(scores.start, found.shape).tolist())
     if _voxels(cover(model, grid, low, high)) > max(_voxels(before), model.config.window**3):
         return scores
-    finer = window_logits(model, embedding.detail.task, volume, grid, device, registered, progress, box=(low, high))
+    finer = window_logits(model, detail.task, volume, grid, device, registered, progress, box=(low, high))
     return replace(finer, values=(finer.values + scores.on(grid, low, size)) / 2)
 
 
@@ -229,7 +230,7 @@ def cover(model: Iris, grid: WorkingGrid, low=(0, 0, 0), high=None) -> list[tupl
     per_axis = []
     for first, n, s, limit in zip(low, lengths, shape, grid.working_shape, strict=True):
         starts = [first + i for i in window_starts(n, s, multiple=config.stem_stride)]
-        inner = max(limit - s, 0) // config.stem_stride * config.stem_stride
+        inner = max(limit - s, 0)
         per_axis.append(starts if n > s or limit < s else [min(max(i, 0), inner) for i in starts])
     return [(start, shape) for start in itertools.product(*per_axis)]
 

@@ -14,7 +14,8 @@ from iris_core.registration.lattice import Lattice
 from iris_core.registration.shown import SCALES, Shown
 
 MOST = 256  # references of a task; an edge's cells
-LARGEST_MM = 1e5
+MOST_IN_ALL = 64 * MOST_LABELS  # cells of all references' labels
+SMALLEST_MM, LARGEST_MM = 1e-4, 1e5
 
 
 def to_tensors(shown: tuple[Shown, ...]) -> tuple[dict[str, Tensor], list[dict]]:
@@ -39,6 +40,9 @@ def from_tensors(tensors: dict[str, Tensor], about: list[dict], k: int) -> tuple
     TypeError where they are not what ``to_tensors`` makes."""
     if not isinstance(about, list) or len(about) > MOST:
         raise ValueError(f"a task must have a list of at most {MOST} references")
+    cells = [math.prod(map(int, where["labels"])) for where in about]
+    if any(n < 1 for n in cells) or sum(cells) > MOST_IN_ALL:
+        raise ValueError(f"references must have {MOST_IN_ALL} labelled cells at most, all together, got {sum(cells)}")
     return tuple(_reference(tensors, f"shown{i}/", where, k) for i, where in enumerate(about))
 
 
@@ -50,13 +54,13 @@ def _reference(tensors: dict[str, Tensor], at: str, where: dict, k: int) -> Show
     def part(name: str, shape: tuple[int | None, ...], *kinds: torch.dtype) -> Tensor:
         tensor = tensors.pop(at + name)
         fits = tensor.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, tensor.shape, strict=True))
-        if tensor.dtype not in kinds or not fits or not 0 < max(tensor.shape) <= MOST * MOST:
+        if tensor.dtype not in kinds or not fits or not 0 < min(tensor.shape) <= max(tensor.shape) <= MOST * MOST:
             raise ValueError(f"{at}{name} must be {shape} of {kinds}, got {tuple(tensor.shape)} of {tensor.dtype}")
         return tensor
 
     def lattice(name: str, shape: torch.Size) -> Lattice:
         cell, *centre = map(float, where[name])
-        if not 0 < cell < LARGEST_MM or len(centre) != 3 or not all(abs(c) < LARGEST_MM for c in centre):
+        if not SMALLEST_MM < cell < LARGEST_MM or len(centre) != 3 or not all(abs(c) < LARGEST_MM for c in centre):
             raise ValueError(f"{at}{name} must have a cell and a centre in mm, got {where[name]}")
         return Lattice(tuple(shape), cell, tuple(centre))
 

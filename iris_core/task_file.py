@@ -84,9 +84,9 @@ def load_task(path: Path, model: Iris, weights_sha256: str) -> TaskEmbedding:
         finer, n = about["detail_mm"][:1], len(about["overviews_mm"])
         spacings = [float(s) for s in (about["spacing_mm"], *about["overviews_mm"], *finer)]
         different = len(values) == len(names) == len(set(values)) == len(set(names))
-        if not 0 < len(values) <= MAX_CLASSES or not different or 0 in values:
-            raise ValueError(f"class values must differ, not be 0, and have a name each, got {values}, {names}")
-        if not all(0.01 <= s <= 1000 for s in spacings) or about["scheme"] not in SCHEMES:
+        if not 0 < len(values) <= MAX_CLASSES or not different or not all(0 < abs(v) < 2**31 for v in values):
+            raise ValueError(f"class values must differ, be 32-bit, not 0, and have a name each, got {values}, {names}")
+        if not all(0.001 <= s <= 1000 for s in spacings) or about["scheme"] not in SCHEMES:
             raise ValueError(f"working spacings {spacings} mm, intensity scheme {about['scheme']!r}")
         levels = ["", *(f"overview{i}/" for i in range(n)), *["detail/"][: len(finer)]]
         tasks = [Task(*(tensors.pop(f"{at}{part.name}").float() for part in fields(Task))) for at in levels]
@@ -109,7 +109,9 @@ def load_task(path: Path, model: Iris, weights_sha256: str) -> TaskEmbedding:
         )
     except InputError:
         raise
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError) as error:
+    except (
+        ArithmeticError, OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError,
+    ) as error:  # fmt: skip
         raise InputError(f"{path}: not usable as a task file: {error}") from error
 
 

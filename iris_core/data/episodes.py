@@ -235,11 +235,11 @@ def carried_over(episode: Episode, stride: int, device: torch.device) -> Carried
     """The reference's masks where registration finds them in the query. Windows are registered as whole scans are, in
     voxels for mm; what they know of their fields of view says where one may lie in the other."""
     windows = (episode.reference, episode.reference_box), (episode.query, episode.query_box)
-    reference, query = (Scan(image[0, 0].to(device), (1.0, 1.0, 1.0), _view(image, box)) for image, box in windows)
-    shown = show(reference, list(episode.reference_masks[0].to(device)), closer=False).to(device)
+    reference, query = (Scan(image[0, 0], (1.0, 1.0, 1.0), _view(image, box)) for image, box in windows)
+    shown = show(reference, list(episode.reference_masks[0]), closer=False).to(device)
     low, high = episode.reference_box[0]
     start = ((episode.query_box[0].mean(0) - low) / (high - low) - 0.5) * torch.tensor(episode.reference.shape[2:])
-    return carry_over([register(query, shown, start)], Lattice(tuple(query.image.shape), 1.0), stride)
+    return carry_over([register(query.to(device), shown, start)], Lattice(tuple(query.image.shape), 1.0), stride)
 
 
 def _view(image: Tensor, box: Tensor) -> Tensor:

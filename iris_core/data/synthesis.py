@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from iris_core.case import LabelClass
+from iris_core.data.cache import FILLING
 from iris_core.data.framing import draw_scale, draw_window, near
 from iris_core.data.lesions import add_lesions, air, draw_looks
 from iris_core.data.painting import Contrast, artefacts, blur, curved, noise_field, recolour, textured
@@ -129,7 +130,7 @@ def synthetic_episode(
         first = with_background(rng, first)
         second = with_background(rng, second) if two else first
     values = np.unique(first.labels).tolist()
-    offered = [v for v in values if 1 < v < PARTS] or [v for v in values if v > PARTS]
+    offered = [v for v in values if 1 < v < PARTS] or [v for v in values if PARTS < v < FILLING]
     if not offered:
         return None if first.image is None else _lesion_episode(rng, first, second, config)
     classes = [LabelClass(str(v), v, (v,)) for v in offered]

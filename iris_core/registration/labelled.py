@@ -1,6 +1,7 @@
 """A reference's masks as small integers, and their mixture between voxels."""
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -97,10 +98,12 @@ def _share(high: Tensor, upper: int) -> Tensor:
 
 
 def _voxels(shape: Sequence[int], spacing_mm: tuple[float, ...], low_mm: Tensor, high_mm: Tensor) -> Lattice:
-    """Cubes over a box that begin where voxels begin."""
+    """Cubes over a box that begins where voxels begin."""
     spacing = torch.tensor(spacing_mm)
     half = torch.tensor(shape) * spacing / 2
     low = ((low_mm + half) / spacing + 1e-3).floor() * spacing - half
     high = ((high_mm + half) / spacing - 1e-3).ceil() * spacing - half
     cell = max(min(spacing_mm), float(((high - low).prod() / MOST) ** (1 / 3)))
+    while math.prod(spanning(low, high, cell, fewest=1).shape) > 1.2 * MOST:  # of a thin box, a cell across at least
+        cell *= 1.1
     return spanning(low, high, cell, fewest=1)

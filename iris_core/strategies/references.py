@@ -92,7 +92,8 @@ def encode(model: Iris, reference: Case, spacing_mm: float, scheme: str, levels:
     classes = reference.present()
     volumes = Volumes.of(reference, scheme)
     coarser = [spacing_mm * step for step in OVERVIEWS] if levels else []
-    finer = [max(spacing_mm * DETAIL, min(volumes.spacing_mm) / 2)] if levels else []
+    detail_mm = max(spacing_mm * DETAIL, min(volumes.spacing_mm) / 2)
+    finer = [detail_mm] if levels and detail_mm < 0.9 * spacing_mm else []
     tasks = []
     for working_mm in (spacing_mm, *coarser, *finer):
         parts, weights = [], []

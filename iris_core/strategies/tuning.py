@@ -21,11 +21,12 @@ HEAD, REGISTRATION = (0.0, 1.0, 0.0), (1.0, 0.0, 0.0)  # balances under which on
 
 @dataclass(frozen=True)
 class Lesson:
-    """One window of the only reference, its image encoded once."""
+    """One window of a reference, its image encoded once. classes: where its masks are among T's classes."""
 
     features: Features
     masks: Tensor
     box: Tensor
+    classes: list[int]
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,9 @@ def tuning(given: Given) -> Plan:
     """Start from one-shot or the ensemble, follow the gradient of Dice + cross-entropy on the references.
 
     With several references each is segmented from the others once, and the balance of T is fitted to what was right:
-    three numbers a class that say how far registration and the head are to be believed. With one only its vectors can
-    be fitted (tokens, prototypes); registration and spatial memory would find their own reference and learn nothing, so
-    they are set aside meanwhile. Zero steps are the start itself.
+    three numbers a class that say how far registration and the head are to be believed. With one, or with a model that
+    does not register, T's vectors are fitted (tokens, prototypes); registration and spatial memory would find their own
+    reference and learn nothing, so they are set aside meanwhile. Zero steps are the start itself.
     """
     if not given.references:
         raise InputError("tuning needs at least one reference scan with its mask, got none; a task file has no voxels")
@@ -53,8 +54,9 @@ def tuning(given: Given) -> Plan:
     start = mean_of(encoded)
     if not given.options.steps:
         return always(start)
-    if len(encoded) == 1:
-        return always(replace(start, task=_fit(given, start.task, _lessons(given, start))))
+    if len(encoded) == 1 or not given.model.registers:
+        fitted = _fit(given, start.task, _lessons(given, start))
+        return always(replace(start, task=fitted, detail=None))  # the detail would undo half of it
     answered = [window for i in range(len(given.references)) for window in _answered(given, start, encoded, i)]
     balance = _balance(given, start.task.balance, answered)
     return always(start.map(lambda task: replace(task, balance=balance)))
@@ -114,9 +116,11 @@ def _balance(given: Given, start: Tensor, answered: list[Answered]) -> Tensor:
 @torch.no_grad()
 def _lessons(given: Given, start: TaskEmbedding) -> list[Lesson]:
     lessons = []
-    for window in reference_windows(given.model, Volumes.of(given.references[0], start.scheme), start.spacing_mm):
-        with precision(window.image.device):
-            lessons.append(Lesson(given.model.encode_image(window.image), window.masks, window.box))
+    for reference in given.references:
+        classes = [start.names.index(c.name) for c in reference.present()]
+        for window in reference_windows(given.model, Volumes.of(reference, start.scheme), start.spacing_mm):
+            with precision(window.image.device):
+                lessons.append(Lesson(given.model.encode_image(window.image), window.masks, window.box, classes))
     return lessons
 
 
@@ -139,10 +143,10 @@ def _with(task: Task, vectors: list[Tensor]) -> Task:
 
 
 def _loss(given: Given, task: Task, lessons: list[Lesson]) -> Tensor:
-    """Mean over the windows of the reference."""
+    """Mean over the windows of the references."""
     losses = []
     for lesson in lessons:
         with precision(lesson.box.device):
             logits = given.model.decode(lesson.features, task.bare(), lesson.box)
-        losses.append(segmentation_loss(logits, lesson.masks))
+        losses.append(segmentation_loss(logits[:, lesson.classes], lesson.masks))
     return torch.stack(losses).mean()
