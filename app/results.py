@@ -32,8 +32,8 @@ class Scan:
     against the truth, 1 where both agree on a structure, 2 where the mask alone has it, 3 where the truth alone; or
     None. All are mapped from disk. spacing_mm: along x, y, z. windows: name → lowest and highest intensity shown.
     middle: the voxel where most is labelled. volumes_ml, confidence, scores, notes: by class name; notes say which
-    reference served a class. overlapping: whether classes are
-    regions, painted one over the other. uploads: what the visitor gave. mask: the result's file; None for a reference.
+    reference served a class. overlapping: whether classes are regions, painted one over the other. uploads: what the
+    visitor gave. mask: the result's file; None for a reference.
     """
 
     title: str

@@ -55,22 +55,21 @@ def several(name: str, number: int, n: int) -> list[Case]:
     """The query of a pair; its reference and, up to n in all, those of other subjects that the set's pairs name."""
     pairs = listed()[name]
     reference, query = pairs[number]
-    cases, folder = [reference], reference.split("/")[0]
+    names, folder = [reference, query], reference.split("/")[0]
     for case in [case for pair in pairs[number:] + pairs[:number] for case in pair]:
-        if len(cases) < n and _subject(case) not in map(_subject, (query, *cases)):
-            cases.append(case)
+        if len(names) <= n and _subject(case) not in map(_subject, names):
+            names.append(case)
     if folder == "brain":
-        read = [_head(case) for case in (*cases, query)]
+        cases = [_head(case) for case in names]
     elif folder == "anatomy":
-        read = _same_names(*cases, query)
+        cases = _same_names(*names)
     else:
-        read = [_scan(case) for case in (*cases, query)]
+        cases = [_scan(case) for case in names]
         if folder != query.split("/")[0]:
-            read = [_organs(case) for case in read]
-    read = [read[0], read[-1], *read[1:-1]]
+            cases = [_organs(case) for case in cases]
     if folder in ("brain", "anatomy"):
-        read = _painted(np.random.default_rng(number), read, two="two contrasts" in name)
-    return [read[1], read[0], *read[2:]]
+        cases = _painted(np.random.default_rng(number), cases, two="two contrasts" in name)
+    return [cases[1], cases[0], *cases[2:]]
 
 
 def _scan(name: str) -> Case:

@@ -22,6 +22,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from opponents import OPPONENTS, Volume  # noqa: E402
 from pairs import listed, read  # noqa: E402
+from results import rows, table  # noqa: E402
 
 from iris_core.case import Case  # noqa: E402
 from iris_core.evaluation.metrics import dice  # noqa: E402
@@ -93,44 +94,6 @@ METHODS = {"iris": iris, **OPPONENTS}
 def volume(case: Case) -> Volume:
     image, spacing_mm = oriented(case, case.image)
     return image, oriented(case, case.labels)[0], spacing_mm
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def table(results: list[dict[str, str]], methods: list[str]) -> str:
-    """Mean Dice, and seconds a pair, of each method on each set."""
-    lines = [
-        f"{'set':24s} pairs"
-        + "".join(f"{m:>12s}" for m in methods)
-        + "   seconds"
-        + "".join(f"{m:>11s}" for m in methods)
-    ]
-    means: list[list[float]] = []
-    for name in dict.fromkeys(row["set"] for row in results):
-        of_set = {m: [r for r in results if r["set"] == name and r["method"] == m] for m in methods}
-        n = max(map(len, of_set.values()))
-        values = [
-            [float(np.mean([float(r[key]) for r in of_set[m]])) if of_set[m] else np.nan for m in methods]
-            for key in ("dice", "seconds")
-        ]
-        means.append([*values[0], *values[1]])
-        lines.append(
-            f"{name:24s} {n:5d}"
-            + "".join(f"{v:12.3f}" for v in values[0])
-            + " " * 10
-            + "".join(f"{v:11.2f}" for v in values[1])
-        )
-    mean, k = np.mean(means, 0), len(methods)
-    lines.append(
-        f"{'mean of sets':24s}      "
-        + "".join(f"{v:12.3f}" for v in mean[:k])
-        + " " * 10
-        + "".join(f"{v:11.2f}" for v in mean[k:])
-    )
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

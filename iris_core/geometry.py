@@ -87,7 +87,7 @@ class WorkingGrid:
     working_mm: float
 
     def __post_init__(self) -> None:
-        if np.prod([float(n) for n in self.working_shape]) > MAX_WORKING_VOXELS:
+        if not self.fits(self.working_mm):
             raise InputError(
                 f"a field of view of {[round(n * s) for n, s in zip(self.shape, self.spacing_mm, strict=True)]} mm"
                 f" needs {self.working_shape} voxels at the task's spacing of {self.working_mm:.2f} mm,"
@@ -96,12 +96,14 @@ class WorkingGrid:
 
     @property
     def working_shape(self) -> tuple[int, int, int]:
-        return tuple(max(1, round(n * s / self.working_mm)) for n, s in zip(self.shape, self.spacing_mm, strict=True))
+        return self._edges(self.working_mm)
 
     def fits(self, working_mm: float) -> bool:
-        """Whether a grid of another voxel size over the same volume is not too large."""
-        edges = [n * s / working_mm + 1 for n, s in zip(self.shape, self.spacing_mm, strict=True)]
-        return float(np.prod(edges)) <= MAX_WORKING_VOXELS
+        """Whether a grid of this or another voxel size over the same volume is not too large."""
+        return np.prod([float(n) for n in self._edges(working_mm)]) <= MAX_WORKING_VOXELS
+
+    def _edges(self, working_mm: float) -> tuple[int, int, int]:
+        return tuple(max(1, round(n * s / working_mm)) for n, s in zip(self.shape, self.spacing_mm, strict=True))
 
     def positions(self, axis: int, working: np.ndarray) -> np.ndarray:
         """Working-grid index → index in the volume, along one axis."""

@@ -111,7 +111,7 @@ def carried_labels(model: Iris, embedding: TaskEmbedding, query: Case) -> np.nda
     device = next(model.parameters()).device
     volume, grid = _placed(embedding, query)
     registered = [register(Scan(volume, grid.spacing_mm).to(device), s.to(device)) for s in embedding.shown]
-    scores = Scores(grid, (0, 0, 0), _believed(model, grid, device, registered, len(embedding.values)))
+    scores = Scores(grid, (0, 0, 0), _believed(model, grid, registered, len(embedding.values)))
     labels = labels_back(scores, embedding.values, embedding.overlapping)
     return np.ascontiguousarray(Orientation.of(query.affine).invert(labels))
 
@@ -137,7 +137,7 @@ def _locate(
     if overview is None:
         return None
     coarse = WorkingGrid(grid.shape, grid.spacing_mm, overview.spacing_mm)
-    logits = _believed(model, coarse, device, registered, len(embedding.values))
+    logits = _believed(model, coarse, registered, len(embedding.values))
     sure = sureness(logits) >= SURE_OF
     if not sure.all():
         learnt = window_logits(model, overview.task, volume, coarse, device, registered).values
@@ -175,7 +175,7 @@ def _voxels(windows: list[tuple[Corner, Corner]]) -> int:
     return sum(math.prod(shape) for _, shape in windows)
 
 
-def _believed(model: Iris, grid: WorkingGrid, device: torch.device, registered: Sequence[Registered], k: int) -> Tensor:
+def _believed(model: Iris, grid: WorkingGrid, registered: Sequence[Registered], k: int) -> Tensor:
     """What registration alone says on a working grid: logits (K, *working_shape)."""
     if not registered:
         return torch.full((k, *grid.working_shape), ABSENT)

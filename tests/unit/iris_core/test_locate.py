@@ -39,7 +39,7 @@ def passes(monkeypatch, embedding):
     where: dict[float | str, np.ndarray | None] = {"registered": None}
     seen = []
 
-    def believed(model, grid, device, registered, k):
+    def believed(model, grid, registered, k):
         seen.append(("registered", None))
         return ball_at("registered", grid)
 

@@ -1,0 +1,76 @@
+"""Results of methods on pairs, kept in a CSV so that a run goes on where it stopped. No command of its own."""
+
+import argparse
+import csv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from pairs import listed
+
+from app.service import Service
+
+COLUMNS = "set", "pair", "method", "dice", "seconds"
+
+
+def run(
+    about: str, methods: Sequence[str], sets: Sequence[str], measure: Callable[[Service, str, int], dict[str, tuple]]
+) -> None:
+    """A command: ``measure(service, set, pair)``, (Dice, seconds) of each method, on each pair that --output lacks."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", required=True)
+    parser.add_argument("--output", type=Path, required=True, help="a CSV with every pair")
+    parser.add_argument("--sets", nargs="*", choices=sets, default=sets)
+    parser.add_argument("--pairs", type=int, default=8, help="of a set, at most")
+    arguments = parser.parse_args()
+    if not arguments.output.exists():
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(",".join(COLUMNS) + "\n")
+    service = Service(arguments.weights, "cpu")
+    done = {(row["set"], int(row["pair"])) for row in rows(arguments.output)}
+    work = [(name, i) for name in arguments.sets for i in range(min(arguments.pairs, len(listed()[name])))]
+    for name, number in sorted(work, key=lambda w: w[1]):  # the first pair of every set, then the second
+        if (name, number) in done:
+            continue
+        found = measure(service, name, number)
+        with open(arguments.output, "a", newline="") as file:
+            csv.writer(file).writerows([name, number, m, f"{d:.4f}", f"{s:.3f}"] for m, (d, s) in found.items())
+    print(table(rows(arguments.output), list(methods)))
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def table(results: list[dict[str, str]], methods: list[str]) -> str:
+    """Mean Dice, and seconds a pair, of each method on each set."""
+    lines = [
+        f"{'set':24s} pairs"
+        + "".join(f"{m:>12s}" for m in methods)
+        + "   seconds"
+        + "".join(f"{m:>11s}" for m in methods)
+    ]
+    means: list[list[float]] = []
+    for name in dict.fromkeys(row["set"] for row in results):
+        of_set = {m: [r for r in results if r["set"] == name and r["method"] == m] for m in methods}
+        n = max(map(len, of_set.values()))
+        values = [
+            [float(np.mean([float(r[key]) for r in of_set[m]])) if of_set[m] else np.nan for m in methods]
+            for key in ("dice", "seconds")
+        ]
+        means.append([*values[0], *values[1]])
+        lines.append(
+            f"{name:24s} {n:5d}"
+            + "".join(f"{v:12.3f}" for v in values[0])
+            + " " * 10
+            + "".join(f"{v:11.2f}" for v in values[1])
+        )
+    mean, k = np.mean(means, 0), len(methods)
+    lines.append(
+        f"{'mean of sets':24s}      "
+        + "".join(f"{v:12.3f}" for v in mean[:k])
+        + " " * 10
+        + "".join(f"{v:11.2f}" for v in mean[k:])
+    )
+    return "\n".join(lines)
