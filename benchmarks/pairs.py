@@ -4,7 +4,8 @@
 
 pairs.json: set → [[reference, query], …], each "folder/case" of nnUNet_raw or of label_maps. Label maps are painted,
 one contrast for both scans or two, where the set's name says so. Sets are the datasets with two subjects or more, or
-two contrasts of one; tumours and lesions are left out: each lies elsewhere, no registration could carry one over.
+two contrasts of one. Tumours and lesions are sets of their own kind, TUMOURS: each lies elsewhere, so registrations are
+not compared on them.
 """
 
 import json
@@ -35,7 +36,12 @@ DATASETS = {
     "vertebrae": "Dataset111_VertebraT2",
     "prostate US": "Dataset112_ProstateTRUS",
     "fetal atlas": "Dataset113_FetalBrainAtlas",
+    "lesion": "Dataset106_MSLesion",
+    "sarcoma CT": "Dataset108_SarcomaCT",
+    "sarcoma MR": "Dataset109_SarcomaMR",
+    "sarcoma PET": "Dataset110_SarcomaPET",
 }
+TUMOURS = "lesion", "sarcoma CT", "sarcoma MR", "sarcoma PET"
 TORSO = range(1, 10)  # spleen to left adrenal gland: the organs that CT and MR number alike
 MOST = 15  # structures of a pair of anatomies, the largest
 FILLING = re.compile("^rest|other tissue")
@@ -158,8 +164,8 @@ def _choose() -> dict[str, list[tuple[str, str]]]:
         patients = dict(dataset.patients)
         if len(set(patients.values())) == 1:  # contrasts or stacks of one subject
             patients = {case: case for case in cases}
-        drawn = draw_pairs(patients, queries, cases, -(-PAIRS // len(queries)), seed=1)[:PAIRS]
-        chosen[name] = [(f"{folder}/{reference}", f"{folder}/{query}") for reference, query in drawn]
+        drawn = dict.fromkeys(draw_pairs(patients, queries, cases, -(-PAIRS // len(queries)), seed=1))
+        chosen[name] = [(f"{folder}/{reference}", f"{folder}/{query}") for reference, query in list(drawn)[:PAIRS]]
     torso = "Dataset103_TorsoCT/torsoct_1", "Dataset104_TorsoMR/torsomr_1"
     chosen["torso CT-MR"] = [torso, torso[::-1]]
     heads = sorted(open_label_maps(DATA / "label_maps/brain").files)

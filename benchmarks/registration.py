@@ -21,7 +21,7 @@ os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", threads)
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from opponents import OPPONENTS, Volume  # noqa: E402
-from pairs import listed, read  # noqa: E402
+from pairs import TUMOURS, listed, read  # noqa: E402
 from results import rows, table  # noqa: E402
 
 from iris_core.case import Case  # noqa: E402
@@ -36,7 +36,7 @@ COLUMNS = "set", "pair", "method", "dice", "seconds", "failed"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="a CSV with every pair")
-    parser.add_argument("--sets", nargs="*", choices=listed(), default=list(listed()))
+    parser.add_argument("--sets", nargs="*", choices=listed(), default=[s for s in listed() if s not in TUMOURS])
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
     arguments = parser.parse_args()
     torch.set_num_threads(int(threads))

@@ -11,31 +11,35 @@ from pairs import listed
 from app.service import Service
 
 COLUMNS = "set", "pair", "method", "dice", "seconds"
+Measure = Callable[[Service, str, int], dict[str, tuple[float, float]]]  # (set, pair) → method: Dice, seconds
 
 
-def run(
-    about: str, methods: Sequence[str], sets: Sequence[str], measure: Callable[[Service, str, int], dict[str, tuple]]
-) -> None:
-    """A command: ``measure(service, set, pair)``, (Dice, seconds) of each method, on each pair that --output lacks."""
+def run(about: str, methods: Sequence[str], sets: Sequence[str], measure: Measure) -> None:
+    """A command that measures on each pair that --output lacks, and prints a table."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", required=True)
     parser.add_argument("--output", type=Path, required=True, help="a CSV with every pair")
     parser.add_argument("--sets", nargs="*", choices=sets, default=sets)
     parser.add_argument("--pairs", type=int, default=8, help="of a set, at most")
     arguments = parser.parse_args()
-    if not arguments.output.exists():
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(",".join(COLUMNS) + "\n")
-    service = Service(arguments.weights, "cpu")
-    done = {(row["set"], int(row["pair"])) for row in rows(arguments.output)}
-    work = [(name, i) for name in arguments.sets for i in range(min(arguments.pairs, len(listed()[name])))]
+    measure_all(arguments.weights, arguments.output, arguments.sets, arguments.pairs, measure)
+    print(table(rows(arguments.output), list(methods)))
+
+
+def measure_all(weights: str, output: Path, sets: Sequence[str], pairs: int, measure: Measure) -> None:
+    """Measure the pairs of ``sets`` that ``output`` lacks."""
+    if not output.exists():
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(",".join(COLUMNS) + "\n")
+    service = Service(weights, "cpu")
+    done = {(row["set"], int(row["pair"])) for row in rows(output)}
+    work = [(name, i) for name in sets for i in range(min(pairs, len(listed()[name])))]
     for name, number in sorted(work, key=lambda w: w[1]):  # the first pair of every set, then the second
         if (name, number) in done:
             continue
         found = measure(service, name, number)
-        with open(arguments.output, "a", newline="") as file:
+        with open(output, "a", newline="") as file:
             csv.writer(file).writerows([name, number, m, f"{d:.4f}", f"{s:.3f}"] for m, (d, s) in found.items())
-    print(table(rows(arguments.output), list(methods)))
 
 
 def rows(path: Path) -> list[dict[str, str]]:
