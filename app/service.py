@@ -18,6 +18,7 @@ from iris_core.evaluation.confidence import confidence
 from iris_core.pool import open_pool
 from iris_core.strategies import STRATEGIES, Given, Known, Plan
 from iris_core.strategies.base import Chosen
+from iris_core.strategies.references import encode_all
 from iris_core.task_file import load_task, save_task
 from nnunet_adapters.raw import RawDataset
 from weights import find_weights
@@ -46,6 +47,7 @@ class Service:
         seconds = partial(gpu.seconds, self.checkpoint.model)
         self._choose = gpu.lend(self._choose_here, seconds)
         self._segment = gpu.lend(self._segment_here, seconds)
+        self._carried = gpu.lend(self._carried_here, seconds)
         self._confidence = gpu.lend(self._confidence_here, seconds)
         self._forecast = gpu.lend(self._forecast_here, seconds)
 
@@ -70,6 +72,20 @@ class Service:
             return lambda query: self._choose(strategy, references, sent, settings, query)
         c = self.checkpoint
         return STRATEGIES[strategy](Given(c.model, references, known, bank=c.bank, training=c.training, **settings))
+
+    keeps = not gpu.LENT  # whether what encode_each gives is of use: where the GPU is lent, a strategy encodes anew
+
+    def encode_each(
+        self, references: Sequence[Case], grid: str, progress: Callable[[int, int], None] = lambda done, of: None
+    ) -> list[Known]:
+        """References as a strategy takes those that are encoded already."""
+        return encode_all(Given(self.checkpoint.model, references, grid=grid, progress=progress))
+
+    def explain(self, embedding: TaskEmbedding, query: Case) -> dict[str, np.ndarray]:
+        """Labels on the query's own grid, of registration alone and of the model without it."""
+        embedding = embedding.to(CPU) if gpu.LENT else embedding
+        carried = {"registration alone": self._carried(embedding, query)} if embedding.shown else {}
+        return carried | {"the model alone": self.segment(replace(embedding, shown=()), query)}
 
     def encode(self, *references: Case, grid: str = "auto", scheme: str | None = None) -> TaskEmbedding:
         """The task of one reference, or the mean of several."""
@@ -122,6 +138,9 @@ class Service:
 
     def _segment_here(self, embedding: TaskEmbedding, query: Case) -> np.ndarray:
         return inference.segment(self.checkpoint.model, embedding, query)
+
+    def _carried_here(self, embedding: TaskEmbedding, query: Case) -> np.ndarray:
+        return inference.carried_labels(self.checkpoint.model, embedding, query)
 
     def _confidence_here(
         self, references: Sequence[Case], query: Case, labels: np.ndarray, embedding: TaskEmbedding

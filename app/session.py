@@ -9,46 +9,66 @@ import time
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from app.results import Result
 from iris_core.case import InputError
+from iris_core.strategies import Known
 
 KEPT_S = 4 * 3600  # results and uploads are deleted when the page is closed, at the latest after this
+
+
+@dataclass
+class Desk:
+    """What a visitor has at hand from run to run.
+
+    corrected: a query's first upload → its mask as a person corrected it. encoded: references that need not be encoded
+    again.
+    """
+
+    corrected: dict[Path, Path] = field(default_factory=dict)
+    encoded: dict[tuple, Known] = field(default_factory=dict)
 
 
 class Sessions:
     """Folders of all visitors below one private folder, which goes when the program ends.
 
-    A visitor has at most one result. Its token is the only way to it; it is random and stays on the server, except
-    that it is part of the addresses of that visitor's own pictures and masks.
+    A visitor has at most one result, and one run under way. A result's token is the only way to it; it is random and
+    stays on the server, except that it is part of the addresses of that visitor's own pictures and masks.
     """
 
     def __init__(self) -> None:
         self.root = Path(tempfile.mkdtemp(prefix="iris-page-")).resolve()
         weakref.finalize(self, shutil.rmtree, self.root, ignore_errors=True)
         self._lock = threading.Lock()
-        self._tokens: dict[str, str] = {}  # visitor → token
+        self._tokens: dict[str, str] = {}  # visitor → token of the last run
+        self._shown: dict[str, str] = {}  # visitor → token of the last result
         self._since: dict[str, float] = {}  # token → when it was made
         self._results: dict[str, Result] = {}  # token → result
         self._uploads: dict[str, set[Path]] = {}  # visitor → files
+        self._desks: dict[str, Desk] = {}  # visitor → desk
+
+    def desk(self, visitor: str) -> Desk:
+        with self._lock:
+            return self._desks.setdefault(visitor, Desk())
 
     @contextmanager
     def opened(self, visitor: str) -> Iterator[tuple[str, Path]]:
-        """A new token with an empty folder; the visitor's former result is deleted.
+        """A new token with an empty folder, which is deleted on the way out unless a result was kept for the token.
 
-        On the way out the folder is deleted too, unless a result was kept for the token.
+        The visitor's former result stays until then.
         """
         token = secrets.token_urlsafe(32)
         folder = self.root / token
         folder.mkdir()
         now = time.monotonic()
         with self._lock:
-            gone = [self._tokens.get(visitor), *(t for t, since in self._since.items() if now - since > KEPT_S)]
+            gone = [t for t, since in self._since.items() if now - since > KEPT_S]
             self._tokens[visitor] = token
             self._since[token] = now
-        for former in gone:
-            self.expire(former)
+        for old in gone:
+            self.expire(old)
         try:
             yield token, folder
         finally:
@@ -60,18 +80,38 @@ class Sessions:
         with self._lock:
             return token in self._tokens.values()
 
-    def keep(self, token: str, result: Result) -> None:
-        """Store what ``result`` returns for the token, unless its visitor has left meanwhile."""
+    def busy(self, visitor: str) -> bool:
+        """Whether a run of the visitor is under way."""
         with self._lock:
-            if token in self._tokens.values():
+            return visitor in self._tokens and self._tokens[visitor] not in self._results
+
+    def keep(self, token: str, result: Result) -> None:
+        """Store what ``result`` returns for the token, unless its visitor has left meanwhile or begun another run; what
+        it returned for their former token is deleted."""
+        with self._lock:
+            visitor = next((v for v, t in self._tokens.items() if t == token), None)
+            if visitor is None:
+                return
+            former, self._shown[visitor] = self._shown.get(visitor), token
+            self._results[token] = result
+        if former != token:
+            self.expire(former)
+
+    def change(self, token: str, result: Result) -> None:
+        """Store a result in place of the token's, if that is still kept."""
+        with self._lock:
+            if token in self._results:
                 self._results[token] = result
+
+    def find(self, token: str | None) -> Result | None:
+        with self._lock:
+            return self._results.get(token)
 
     def result(self, token: str | None) -> Result:
         """Raises InputError if there is none (any more)."""
-        with self._lock:
-            if token not in self._results:
-                raise InputError("This result is no longer kept; press Segment again")
-            return self._results[token]
+        if (found := self.find(token)) is None:
+            raise InputError("This result is no longer kept; press Segment again")
+        return found
 
     def note_uploads(self, visitor: str, paths: Iterable[str | Path]) -> None:
         """Remember whose files these are. Only files of the page's own upload folders count."""
@@ -85,16 +125,19 @@ class Sessions:
             self._results.pop(token, None)
             self._since.pop(token, None)
             self._tokens = {v: t for v, t in self._tokens.items() if t != token}
+            self._shown = {v: t for v, t in self._shown.items() if t != token}
         if token:
             shutil.rmtree(self.root / token, ignore_errors=True)
 
     def close(self, visitor: str) -> None:
         """Delete a visitor's result, and their uploads unless another visitor uploaded the same file."""
         with self._lock:
-            token = self._tokens.get(visitor)
+            tokens = self._tokens.get(visitor), self._shown.get(visitor)
             gone = self._uploads.pop(visitor, set())
+            self._desks.pop(visitor, None)
             gone -= set().union(*self._uploads.values())
-        self.expire(token)
+        for token in tokens:
+            self.expire(token)
         for path in gone:
             shutil.rmtree(path.parent, ignore_errors=True)
 

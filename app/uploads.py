@@ -26,7 +26,7 @@ def _short(path: Path) -> str:
     return CHANNEL.sub("", key(path))
 
 
-def _scan_of(mask: Path, scans: Sequence[Path]) -> Path | None:
+def scan_of(mask: Path, scans: Sequence[Path]) -> Path | None:
     """The one scan that a mask is called after; None where there is none, or more than one."""
     for of_scan, of_mask in ((key, key), (_short, key), (_short, _short)):
         if found := [scan for scan in scans if of_scan(scan) == of_mask(mask)]:
@@ -43,7 +43,7 @@ def pairs(scans: Sequence[Path], masks: Sequence[Path]) -> list[tuple[Path, Path
         raise InputError(
             f"Every reference scan needs one mask, got {len(scans)} scans and {len(masks)} masks; add or remove files"
         )
-    named = {_scan_of(mask, scans): mask for mask in masks}
+    named = {scan_of(mask, scans): mask for mask in masks}
     if set(named) == set(scans):
         return [(scan, named[scan]) for scan in scans]
     return list(zip(scans, masks, strict=True))
@@ -55,7 +55,7 @@ def truths_of(queries: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Path
         return {queries[0]: masks[0]}
     truths: dict[Path, Path] = {}
     for mask in masks:
-        query = _scan_of(mask, queries)
+        query = scan_of(mask, queries)
         if query is None:
             raise InputError(f"{mask.name}: no query has this name; call a true mask like its query, query_mask.nii.gz")
         if query in truths:

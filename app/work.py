@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from app import exports
-from app.results import Result, Scan, keep_scan, scores
+from app.results import Result, Scan, keep_scan
 from app.service import Service
 from app.uploads import gather, pairs, truths_of
 from iris_core.case import Case, InputError
@@ -15,6 +15,7 @@ from nnunet_adapters.folder import FAILURES, named_outputs, seg_name
 from nnunet_adapters.images import read_reference, read_scan, write_mask
 
 Progress = Callable[[str, float], None]  # what is being done, share of all
+KEEPING = "auto", "one_shot", "ensemble"  # strategies that only want what is shown encoded
 
 
 class Stopped(Exception):  # noqa: N818 (no error: the visitor pressed Cancel)
@@ -23,7 +24,11 @@ class Stopped(Exception):  # noqa: N818 (no error: the visitor pressed Cancel)
 
 @dataclass(frozen=True)
 class Asked:
-    """Everything a visitor chose. truths: true masks of queries, for measuring. See Service.plan for the rest."""
+    """Everything a visitor chose. truths: true masks of queries, for measuring. See Service.plan for the rest.
+
+    corrected: a query's first upload → its mask, which a person corrected: it stays as it is, and shows the task too.
+    trust: a query's first upload → its mean confidence in a former run.
+    """
 
     references: tuple[Path, ...] = ()
     masks: tuple[Path, ...] = ()
@@ -36,6 +41,8 @@ class Asked:
     grid: str = "auto"
     options: Options = field(default_factory=Options)
     confidence: bool = True
+    corrected: dict[Path, Path] = field(default_factory=dict)
+    trust: dict[Path, float] = field(default_factory=dict)
 
     def require_files(self) -> None:
         for path in (*self.references, *self.masks, *self.tasks, *self.queries, *self.truths):
@@ -43,32 +50,65 @@ class Asked:
                 raise InputError(f"{path.name}: is no longer kept on the server; upload it again")
 
 
+Encoded = dict[tuple, Known]  # what was encoded in former runs, by its files, names and grid
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A labelled scan, read. uploads: what the visitor gave."""
+
+    case: Case
+    source: Path
+    uploads: tuple[Path, ...]
+    mask: Path
+
+    def key(self, asked: Asked) -> tuple:
+        """What its encoding depends on."""
+        return self.uploads, self.mask, self.mask.stat().st_mtime_ns, asked.grid, *sorted(asked.names.items())
+
+
 @dataclass(frozen=True)
 class Showing:
-    """What shows the task, read. masks: the references' files. values: class name → label value."""
+    """What shows the task, read. known: of task files. values: class name → label value."""
 
-    references: list[Case]
+    shown: list[Reference]
     known: list[Known]
     classes: tuple[str, ...]
     values: dict[str, int]
 
     @classmethod
-    def of(cls, service: Service, asked: Asked, folder: Path) -> "Showing":
-        """folder: where DICOM is unpacked."""
+    def of(cls, service: Service, asked: Asked, folder: Path, queries: dict[Path, tuple[Path, ...]]) -> "Showing":
+        """folder: where DICOM is unpacked. queries: those that a person corrected show the task too."""
         asked.require_files()
-        together = pairs(list(gather(asked.references, folder / "shown")), asked.masks)
-        references = [read_reference(scan, mask, asked.names) for scan, mask in together]
+        scans = gather(asked.references, folder / "shown")
+        together = [(scan, scans[scan], mask) for scan, mask in pairs(list(scans), asked.masks)]
+        corrected = {scan: files for scan, files in queries.items() if files[0] in asked.corrected}
+        together += [(scan, files, asked.corrected[files[0]]) for scan, files in corrected.items()]
+        shown = [Reference(read_reference(s, mask, asked.names), s, files, mask) for s, files, mask in together]
         known = [service.read_task(path) for path in asked.tasks]
-        values = {c.name: c.value for case in references for c in case.present()}
+        values = {c.name: c.value for reference in shown for c in reference.case.present()}
         values |= {n: v for k in known for n, v in zip(k.embedding.names, k.embedding.values, strict=True)}
         values |= {name: i for i, name in enumerate(asked.classes, 1)}
-        return cls(references, known, asked.classes, dict(sorted(values.items(), key=lambda item: item[1])))
+        return cls(shown, known, asked.classes, dict(sorted(values.items(), key=lambda item: item[1])))
 
-    def plan(self, service: Service, asked: Asked, progress=lambda done, of: None) -> Plan:
+    @property
+    def references(self) -> list[Case]:
+        return [reference.case for reference in self.shown]
+
+    def plan(
+        self, service: Service, asked: Asked, progress=lambda done, of: None, encoded: Encoded | None = None
+    ) -> Plan:
+        """encoded: what need not be encoded again; gains what is new."""
+        references, known = self.references, self.known
+        if encoded is not None and asked.strategy in KEEPING and service.keeps and references:
+            new = [reference for reference in self.shown if reference.key(asked) not in encoded]
+            found = service.encode_each([reference.case for reference in new], asked.grid, progress)
+            encoded |= {reference.key(asked): k for reference, k in zip(new, found, strict=True)}
+            references, known = [], [*(encoded[reference.key(asked)] for reference in self.shown), *known]
         return service.plan(
             asked.strategy,
-            self.references,
-            self.known,
+            references,
+            known,
             classes=self.classes,
             grid=asked.grid,
             options=asked.options,
@@ -80,17 +120,17 @@ def encode(service: Service, asked: Asked, folder: Path) -> Path:
     """Write the task file of what is shown."""
     if "retrieval" in asked.strategy:
         raise InputError(f"{asked.strategy} makes another task for every query: there is none to write")
-    embedding = Showing.of(service, asked, folder).plan(service, asked)(None).embedding
+    embedding = Showing.of(service, asked, folder, {}).plan(service, asked)(None).embedding
     return _write_task(service, asked, embedding, folder)
 
 
-def run(service: Service, folder: Path, asked: Asked, progress: Progress) -> Result:
-    """Segment all queries into ``folder``.
+def run(service: Service, folder: Path, asked: Asked, progress: Progress, encoded: Encoded | None = None) -> Result:
+    """Segment all queries into ``folder``, in the order of ``asked.trust``: the worst first.
 
-    progress may raise Stopped. Raises InputError for what is shown and for two queries of one name; a query that
-    cannot be segmented becomes a failure.
+    progress may raise Stopped. encoded: see Showing.plan. Raises InputError for what is shown and for two queries of
+    one name; a query that cannot be segmented becomes a failure.
     """
-    job = Job(service, folder, asked, progress)
+    job = Job(service, folder, asked, progress, encoded)
     try:
         job.begin()
         for number, (name, query) in enumerate(job.targets.items()):
@@ -109,8 +149,10 @@ def run(service: Service, folder: Path, asked: Asked, progress: Progress) -> Res
 class Job:
     """One run as it proceeds."""
 
-    def __init__(self, service: Service, folder: Path, asked: Asked, progress: Progress) -> None:
-        self.service, self.folder, self.asked, self.progress = service, folder, asked, progress
+    def __init__(
+        self, service: Service, folder: Path, asked: Asked, progress: Progress, encoded: Encoded | None
+    ) -> None:
+        self.service, self.folder, self.asked, self.progress, self.encoded = service, folder, asked, progress, encoded
         self.scans: list[Scan] = []
         self.failures: list[InputError] = []
         self.rows: list[dict] = []
@@ -122,16 +164,21 @@ class Job:
         """Read and encode what is shown."""
         asked = self.asked
         self.progress("reading what you showed", 0)
-        self.shown = shown = Showing.of(self.service, asked, self.folder)
-        self.uploads = gather(asked.queries, self.folder / "queries")
+        uploads = gather(asked.queries, self.folder / "queries")
+        self.uploads = dict(sorted(uploads.items(), key=lambda item: asked.trust.get(item[1][0], 2)))
         self.targets = named_outputs(list(self.uploads))
         self.truths = truths_of(list(self.uploads), asked.truths)
+        self.shown = shown = Showing.of(self.service, asked, self.folder, self.uploads)
         self.plan = shown.plan(
-            self.service, asked, lambda done, of: self.progress(f"preparing the task, step {done} of {of}", 0)
+            self.service,
+            asked,
+            lambda done, of: self.progress(f"preparing the task, step {done} of {of}", 0),
+            self.encoded,
         )
-        for case in shown.references:
-            title = f"reference: {Path(case.name).name}"
-            self._keep(title, case, case.labels, None, name=Path(case.name).name)
+        for known in shown.shown:
+            if known.source not in self.uploads:
+                more = {"reference": True, "mask": known.mask}
+                self._keep(known.case, known.case.labels, None, known.source, known.uploads, **more)
 
     def segment(self, number: int, name: str, query: Path) -> None:
         count = len(self.targets)
@@ -141,31 +188,29 @@ class Job:
 
         at("reading", 0)
         case, truth = self._read(query)
-        chosen = self.plan(case)
-        decoding = 0.5 if self.asked.confidence and self.shown.references else 0.95
-        labels = self.service.segment(
-            chosen.embedding, case, lambda done, of: at(f"window {done} of {of}", decoding * done / of)
-        )
-        mask = self.folder / "masks" / name
-        write_mask(labels, query, mask)
-        trust = {}
-        if self.asked.confidence and self.shown.references:
-            at("estimating the confidence", decoding)
-            trust = self.service.confidence(self.shown.references, case, labels, chosen.embedding)
-        measured = scores(case, labels, truth, self.shown.values) if truth is not None else {}
-        notes = {name: self._named(note) for name, note in chosen.notes.items()}
-        self._keep(
-            f"query: {query.name}",
-            case, labels, truth,
-            confidence=trust, scores=measured, notes=notes,
-            overlapping=chosen.embedding.overlapping,
-            name=query.name, uploads=self.uploads[query], mask=mask,
-        )  # fmt: skip
         values, names = tuple(self.shown.values.values()), tuple(self.shown.values)
+        mask, corrected = self.folder / "masks" / name, self.asked.corrected.get(self.uploads[query][0])
+        trust, more = {}, {}
+        if corrected:
+            labels = read_reference(query, corrected).labels
+        else:
+            chosen = self.plan(case)
+            self.embedding = chosen.embedding
+            decoding = 0.5 if self.asked.confidence and self.shown.references else 0.95
+            labels = self.service.segment(
+                chosen.embedding, case, lambda done, of: at(f"window {done} of {of}", decoding * done / of)
+            )
+            if self.asked.confidence and self.shown.references:
+                at("estimating the confidence", decoding)
+                trust = self.service.confidence(self.shown.references, case, labels, chosen.embedding)
+            notes = {name: self._named(note) for name, note in chosen.notes.items()}
+            more = {"notes": notes, "overlapping": chosen.embedding.overlapping, "task": chosen.embedding}
+        write_mask(labels, query, mask)
+        more |= {"reference": False, "mask": mask, "confidence": trust, "corrected": bool(corrected)}
+        scan = self._keep(case, labels, truth, query, self.uploads[query], **more)
         for row in exports.statistics(case, labels, values, names, trust):
-            score = asdict(measured[row["name"]]) if measured else {}
+            score = asdict(scan.scores[row["name"]]) if scan.scores else {}
             self.rows.append({"scan": query.name} | row | score)
-        self.embedding = chosen.embedding
         if query.is_dir():
             try:
                 seg = mask.with_name(seg_name(name))
@@ -190,27 +235,28 @@ class Job:
             note = note.replace(case.name, Path(case.name).name)
         return note
 
-    def _keep(self, title: str, case: Case, labels, truth, **more) -> None:
+    def _keep(self, case: Case, labels, truth, source: Path, uploads: tuple[Path, ...], **more) -> Scan:
         stem = self.folder / str(len(self.scans))
-        self.scans.append(keep_scan(title, case, labels, self.shown.values, truth, stem, **more))
+        more |= {"source": source, "uploads": uploads}
+        self.scans.append(keep_scan(case, labels, self.shown.values, truth, stem, **more))
+        return self.scans[-1]
 
     def result(self) -> Result:
         """With statistics, the task, and everything as one zip."""
-        masks = [scan.mask for scan in self.scans if scan.mask]
+        masks = [scan.mask for scan in self.scans if not scan.reference]
         extras = list(self.segs)
         if masks:
             tables = self.folder / "statistics.csv", self.folder / "statistics.json"
             exports.write_statistics(self.rows, *tables)
             extras += tables
-            if "retrieval" not in self.asked.strategy:
+            if self.embedding and "retrieval" not in self.asked.strategy:
                 extras.append(_write_task(self.service, self.asked, self.embedding, self.folder))
             everything = self.folder / "everything.zip"
             exports.archive([*masks, *extras], everything)
             extras.insert(0, everything)
-        names = tuple(self.shown.values) if self.scans else ()
         return Result(
             self.folder,
-            names,
+            self.shown.values if self.scans else {},
             tuple(self.scans),
             tuple(self.failures),
             extras=tuple(extras),

@@ -46,6 +46,15 @@ class Orientation:
         array = array[tuple(slice(None, None, -1) if flip else slice(None) for flip in self.flips)]
         return np.transpose(array, np.argsort(self.axes))
 
+    def affine(self, affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """The affine of the array in RAS+ order. affine, shape: in file order."""
+        order = np.zeros((4, 4))
+        order[3, 3] = 1
+        for axis, (source, flip) in enumerate(zip(self.axes, self.flips, strict=True)):
+            order[source, axis] = -1 if flip else 1
+            order[source, 3] = shape[source] - 1 if flip else 0
+        return affine @ order
+
 
 def axis_matrix(n_in: int, positions: np.ndarray, width: float = 1.0, outside: str = "edge") -> Tensor:
     """Linear interpolation of ``n_in`` samples at ``positions`` (in samples) as a matrix (len(positions), n_in).

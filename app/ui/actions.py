@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from app.work import Asked, Showing, Stopped, run
 from iris_core.case import InputError
 from iris_core.strategies import Options
 from nnunet_adapters.folder import FAILURES
-from nnunet_adapters.images import read_reference, read_scan
+from nnunet_adapters.images import read_scan
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 MESSAGE = {"duration": 30}  # seconds that a message stays on the page
@@ -59,12 +60,11 @@ class Actions:
 
         return filled
 
-    def begin(self, token, request: gr.Request):
-        """Delete and hide the last result, end a run that is under way; from now on the visitor may cancel."""
+    def begin(self, request: gr.Request):
+        """End a run that is under way; from now on the visitor may cancel: status, cancel."""
         self._stop(request)
         self._stops[request.session_hash] = threading.Event()
-        self.sessions.expire(token)
-        return None, "", gr.Column(visible=False), gr.Button(visible=True)
+        return "", gr.Button(visible=True)
 
     def cancel(self, request: gr.Request) -> str:
         """The run ends with its next step; what is done stays."""
@@ -104,7 +104,7 @@ class Actions:
         return "".join(parts)
 
     def _advice(self, asked: Asked, folder: Path) -> str:
-        shown = Showing.of(self.service, asked, folder)
+        shown = Showing.of(self.service, asked, folder, {})
         task = self.service.plan("auto", shown.references, shown.known, grid=asked.grid)(None).embedding
         queries = list(gather(asked.queries, folder))
         advice, seconds, gib = [], 0.0, 0.0
@@ -127,10 +127,11 @@ class Actions:
         files = (*asked.references, *asked.masks, *asked.tasks, *asked.queries, *asked.truths)
         self.sessions.note_uploads(request.session_hash, files)
 
-    def run(self, request: gr.Request, progress=gr.Progress(), *values):  # noqa: B008
-        """Segment all queries: token, status, cancel, result, scans, structures, volumes, masks, extras, views."""
+    def run(self, request: gr.Request, token, progress=gr.Progress(), *values):  # noqa: B008
+        """Segment all queries: status, cancel, token, what in_sight gives, masks, extras, views."""
         started = time.monotonic()
         stop = self._stops.setdefault(request.session_hash, threading.Event())
+        former = self.sessions.find(token)
 
         def report(what: str, share: float) -> None:
             if stop.is_set():
@@ -139,32 +140,38 @@ class Actions:
             left = f", about {spoken(spent / share - spent)} left" if share > 0 else ""
             progress(share, f"{self.sessions.without_folders(what)}{left}")
 
-        done = gr.Button(visible=False)
+        nothing = [gr.skip()] * 9  # what the page shows stays
         try:
-            token, result = self.segment(self.asked(*values), request, report)
+            token, result = self.segment(self._again(self.asked(*values), former, request), request, report)
         except gr.Error as error:
             if self._stops.get(request.session_hash) is not stop:  # the page shows another run by now
                 return gr.skip()
             gr.Warning(error.message, **MESSAGE)
-            return None, said("bad", error.message), done, gr.skip(), gr.Dropdown([], value=None), *[gr.skip()] * 5
+            return said("bad", error.message), gr.Button(visible=False), *nothing
         if self._stops.get(request.session_hash) is not stop:
             return gr.skip()
         for failure in result.failures:
             gr.Warning(self.readable(failure), **MESSAGE)
         failures = map(self.readable, result.failures)
-        first = next((i for i, scan in enumerate(result.scans) if scan.mask), None)
+        status = outcome(result, failures, time.monotonic() - started, former.trust if former else None)
+        if not result.masks:
+            return status, gr.Button(visible=False), *nothing
+        first = next(i for i, scan in enumerate(result.scans) if scan.found)
         return (
+            status,
+            gr.Button(visible=False),
             token,
-            outcome(result, failures, time.monotonic() - started),
-            done,
-            gr.Column(visible=bool(result.masks)),
-            gr.Dropdown([(scan.title, i) for i, scan in enumerate(result.scans)], value=first),
-            gr.CheckboxGroup(choices=list(result.names), value=list(result.names)),
-            volumes_table(result),
+            *in_sight(result, first),
             [str(path) for path in result.masks],
             [str(path) for path in result.extras],
             None,
         )
+
+    def _again(self, asked: Asked, former: Result | None, request: gr.Request) -> Asked:
+        """With what the visitor corrected, and how sure the former result was of the rest."""
+        corrected = self.sessions.desk(request.session_hash).corrected
+        trust = {scan.uploads[0]: scan.trust for scan in former.queries if scan.trust is not None} if former else {}
+        return replace(asked, corrected={q: mask for q, mask in corrected.items() if mask.is_file()}, trust=trust)
 
     def segment(self, asked: Asked, request: gr.Request, report) -> tuple[str, Result]:
         """The visitor's new result with its token. Raises gr.Error where nothing came of it."""
@@ -175,6 +182,7 @@ class Actions:
                 InputError("Show a reference scan with its mask first (step 1), a saved task, or a known structure")
             )
         self.note(asked, request)
+        encoded = self.sessions.desk(request.session_hash).encoded
         with self.sessions.opened(request.session_hash) as (token, folder):
 
             def go_on(what: str, share: float) -> None:
@@ -183,44 +191,16 @@ class Actions:
                 report(what, share)
 
             try:
-                result = run(self.service, folder, asked, go_on)
+                result = run(self.service, folder, asked, go_on, encoded)
             except FAILURES as error:
                 raise self.error(error if self.sessions.wanted(token) else REPLACED) from error
             if not self.sessions.wanted(token):
                 raise self.error(REPLACED)
             if not result.masks and not result.stopped:
                 raise self.error(*result.failures)
-            self.sessions.keep(token, result)
+            if result.masks:
+                self.sessions.keep(token, result)
         return token, result
-
-    def promote(self, token, scan, corrected, references, masks, queries, request: gr.Request):
-        """A corrected mask makes a query one more reference: references, masks, queries, what to do next."""
-        shown = self.result(token).scans[scan]
-        if not shown.mask or not corrected:
-            missing = (
-                "its corrected mask here first" if shown.mask else "a query above: this scan is a reference already"
-            )
-            raise self.error(InputError(f"Choose {missing}"))
-        corrected = Path(corrected)
-        self.sessions.note_uploads(request.session_hash, [corrected])
-        try:
-            with tempfile.TemporaryDirectory(dir=self.sessions.root) as folder:
-                scans = gather([Path(p) for p in references or []], Path(folder, "references"))
-                former = pairs(list(scans), [Path(p) for p in masks or []])
-                read_reference(next(iter(gather(shown.uploads, Path(folder)))), corrected)
-        except InputError as error:
-            raise self.error(error) from error
-        former_scans = [str(path) for scan, _ in former for path in scans[scan]]
-        former_masks = [str(mask) for _, mask in former]
-        left = [path for path in queries or [] if Path(path) not in shown.uploads]
-        then = "Press Segment to run the other queries again." if left else "Add the next queries in step 3."
-        return (
-            [*former_scans, *map(str, shown.uploads)],
-            [*former_masks, str(corrected)],
-            left or None,
-            None,
-            said("good", f"{escape(shown.name)} is a reference now, with {len(former)} others. {then}"),
-        )
 
     def readable(self, error: Exception | str) -> str:
         """The terminal's message as HTML, with the names of files instead of their places on the server."""
@@ -241,6 +221,18 @@ class Actions:
             return self.sessions.result(token)
         except InputError as error:
             raise self.error(error) from error
+
+
+def in_sight(result: Result, chosen: int | None) -> tuple:
+    """What follows a result: the parts of the page that look at scans and take away what was found, scans, structures,
+    volumes."""
+    return (
+        gr.Column(visible=bool(result.scans)),
+        gr.Column(visible=bool(result.masks)),
+        gr.Dropdown([(scan.title, i) for i, scan in enumerate(result.scans)], value=chosen),
+        gr.CheckboxGroup(choices=list(result.names), value=list(result.names)),
+        volumes_table(result),
+    )
 
 
 def asked_for(references, masks, names, tasks, classes, queries, truths, strategy, grid, confidence, *options) -> Asked:

@@ -6,7 +6,6 @@ import gradio as gr
 
 from app.service import Service
 from app.ui.looks import DARK
-from app.ui.tables import error_legend
 from app.viewers.slices import PLANES
 from iris_core.strategies import STRATEGIES, Options
 from iris_core.strategies.memory_bank import known_classes
@@ -19,6 +18,7 @@ Show one scan with its mask, and the same structures are segmented in your other
 NOTICE = """**Not a medical device.** For research only: masks can be wrong and must not guide diagnosis or treatment.
 Scans stay on the machine that runs this program and are deleted when you close the page."""
 EMPTY = "<p>Nothing segmented yet. Show a reference with its mask above and add a query, or try a sample.</p>"
+SEEN = "<p>Scans are shown here as soon as you add them.</p>"
 LEGEND = """Click into a slice to move the crosshair; turn the wheel over it, or use its slider with the arrow keys, to
 go through the slices. Axial and coronal slices have the patient's right at the left; letters follow the header."""
 
@@ -134,17 +134,21 @@ def segment() -> SimpleNamespace:
     with gr.Row(equal_height=True):
         queries = _files("Queries: scans to segment", SCANS, "queries")
         truths = _files("True masks of queries, to measure against (optional)", MASKS, "truths")
-    checks = gr.HTML(elem_id="checks", elem_classes="said")
     with gr.Row():
         run = gr.Button("Segment (Ctrl+Enter)", variant="primary", scale=4, elem_id="segment")
         cancel = gr.Button("Cancel (Esc)", variant="stop", visible=False, elem_id="cancel")
     status = gr.HTML(EMPTY, elem_id="status", elem_classes="said")
-    return SimpleNamespace(queries=queries, truths=truths, checks=checks, run=run, cancel=cancel, status=status)
+    return SimpleNamespace(queries=queries, truths=truths, run=run, cancel=cancel, status=status)
+
+
+def checks() -> gr.HTML:
+    """What is to be said of the uploads, beside their pictures."""
+    _step("Look")
+    return gr.HTML(SEEN, elem_id="checks", elem_classes="said")
 
 
 def look() -> SimpleNamespace:
     """Slices, 3D, the reference beside the query, figures, a gallery."""
-    _step("4 · Look")
     gallery = gr.Gallery(
         label="Scans: choose one to look at",
         columns=6,
@@ -169,10 +173,11 @@ def look() -> SimpleNamespace:
                 sliders.append(
                     gr.Slider(1, 2, step=1, label=f"{plane.capitalize()} slice", buttons=[], elem_id=f"slider-{plane}")
                 )
-    errors = gr.HTML(error_legend(), visible=False, elem_id="errors", elem_classes="said")
+    legend = gr.HTML(visible=False, elem_id="errors", elem_classes="said")
     with gr.Row():
         compare = gr.Checkbox(False, label="Reference beside it", elem_id="compare")
         planes = gr.Checkbox(False, label="Slices in 3D", elem_id="planes")
+        explain = gr.Button("Who found what?", size="sm", elem_id="explain")
     with gr.Row(visible=False, elem_id="beside") as beside_row:
         for plane in PLANES:
             with gr.Column(min_width=220):
@@ -192,19 +197,20 @@ def correct() -> SimpleNamespace:
     """A corrected mask makes a query a reference."""
     with gr.Accordion("Not right? Correct it and show it again", open=False, elem_id="correct"):
         gr.Markdown(
-            "Take the mask away, correct it in a program for drawing (3D Slicer, ITK-SNAP), and put it back here. The"
-            " scan above becomes one more reference for the other queries."
+            "Take the mask away, correct it in a program for drawing (3D Slicer, ITK-SNAP), and put it back here. It"
+            " stays as it is, and the scan above becomes one more reference for the other queries: only it is read"
+            " anew, and the least certain are segmented first."
         )
         with gr.Row():
             corrected = gr.File(label="Corrected mask of the scan above", file_types=MASKS, height=120, elem_id="fixed")
-            promote = gr.Button("Make it a reference", elem_id="promote")
-        said = gr.HTML(elem_id="promoted", elem_classes="said")
-    return SimpleNamespace(corrected=corrected, promote=promote, said=said)
+            again = gr.Button("Show it again", variant="primary", elem_id="again")
+        said = gr.HTML(elem_id="corrected", elem_classes="said")
+    return SimpleNamespace(corrected=corrected, again=again, said=said)
 
 
 def take() -> SimpleNamespace:
     """Downloads."""
-    _step("5 · Take away")
+    _step("4 · Take away")
     with gr.Row(equal_height=True):
         masks = _downloads("Masks, each on its query's own grid", "downloads")
         extras = _downloads("Everything as a zip, statistics, the task", "extras")

@@ -53,7 +53,11 @@ THEME = gr.themes.Base(
 )
 
 CSS = """
-.gradio-container { max-width: 1240px !important; margin: auto; }
+.gradio-container { max-width: 1800px !important; margin: auto; }
+#columns { align-items: flex-start; }
+@media (min-width: 1100px) {
+  #bench { position: sticky; top: 0; max-height: 100vh; overflow-y: auto; }
+}
 .gradio-container h1 { margin: 0; letter-spacing: -0.02em; }
 #head { align-items: center; }
 #head p { margin: 2px 0 0; color: var(--body-text-color-subdued); }

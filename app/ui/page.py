@@ -15,6 +15,7 @@ from app.service import Service
 from app.session import KEPT_S, Sessions
 from app.ui import layout
 from app.ui.actions import SAMPLES, Actions
+from app.ui.bench import Bench
 from app.ui.looks import CSS, HEAD, THEME
 from app.ui.programs import Programs, spell_out
 from app.ui.views import Views
@@ -89,34 +90,34 @@ def build(weights: str = "iris-small", device: str = "auto", sample: bool = Fals
     with gr.Blocks(title="Iris", analytics_enabled=False, delete_cache=(600, KEPT_S)) as page:
         token = gr.State(None, time_to_live=KEPT_S, delete_callback=sessions.expire)
         layout.head()
-        show = layout.show(actions.service, actions.samples)
-        choose = layout.choose()
-        run = layout.segment()
-        with gr.Column(visible=False, elem_id="result") as result:
-            look = layout.look()
-            correct = layout.correct()
-            take = layout.take()
+        with gr.Row(elem_id="columns"):
+            with gr.Column(scale=4, min_width=400):
+                show = layout.show(actions.service, actions.samples)
+                choose = layout.choose()
+                run = layout.segment()
+                with gr.Column(visible=False, elem_id="result") as found:
+                    take = layout.take()
+            with gr.Column(scale=6, min_width=600, elem_id="bench"):
+                checks = layout.checks()
+                with gr.Column(visible=False, elem_id="looked-at") as looked_at:
+                    look = layout.look()
+                    correct = layout.correct()
 
         shown = shown_of(show)
         asked = [*shown, run.queries, run.truths, choose.strategy, choose.grid, choose.confidence, *choose.options]
-        before_a_run(actions, show, choose, run, asked)
-        views = Views(actions)
-        runs(page, actions, views, sample, token, show, run, asked, result, look, take)
+        views, bench = Views(actions), Bench(actions)
+        sight = [looked_at, found, look.scan, look.structures, look.volumes]
+        before_a_run(actions, views, bench, token, show, choose, run, checks, asked, sight, look)
+        runs(page, actions, views, sample, token, show, run, checks, correct, asked, sight, look, take)
         looking(views, token, look, take)
-        promote = [correct.corrected, show.references, show.masks, run.queries]
-        correct.promote.click(
-            actions.promote,
-            [token, look.scan, *promote],
-            [show.references, show.masks, run.queries, correct.corrected, correct.said],
-            **QUIET,
-        )
+        correcting(views, bench, token, sight, look, correct)
         programs(Programs(actions), shown, choose, asked)
         page.unload(actions.close)
     return page.queue(default_concurrency_limit=1)
 
 
-def before_a_run(actions: Actions, show, choose, run, asked: list) -> None:
-    """The atlas, the strategy's sentence and options, what is said of the uploads."""
+def before_a_run(actions, views, bench, token, show, choose, run, checks, asked: list, sight: list, look) -> None:
+    """The atlas, the strategy's sentence and options, the uploads and what is said of them."""
 
     def chosen(name: str):
         concerned = layout.options_of(name)
@@ -126,23 +127,22 @@ def before_a_run(actions: Actions, show, choose, run, asked: list) -> None:
     show.around.expand(actions.atlas, None, show.atlas, **QUIET)
     choose.strategy.input(chosen, choose.strategy, [choose.strategy, choose.row, *choose.options], **QUIET)
     files = [show.references, show.masks, show.tasks, run.queries, run.truths]
-    changed = [event for part in files for event in (part.upload, part.delete, part.clear)]
-    changed += [choose.strategy.input, choose.confidence.input]
-    gr.on(changed, actions.look_before, asked, run.checks, trigger_mode="always_last", **QUIET)
+    files_changed = [event for part in files for event in (part.upload, part.delete, part.clear)]
+    seen = gr.on(files_changed, bench.preview, [token, *asked], [token, *sight], trigger_mode="always_last", **QUIET)
+    seen.success(views.show, **_show(token, look))
+    changed = [*files_changed, choose.strategy.input, choose.confidence.input]
+    gr.on(changed, actions.look_before, asked, checks, trigger_mode="always_last", **QUIET)
 
 
-def runs(page, actions: Actions, views: Views, sample: bool, token, show, run, asked, result, look, take) -> None:
-    """Segment, samples, cancel: forget the former result, run, look at the first query."""
-    outputs = [
-        token, run.status, run.cancel, result,
-        look.scan, look.structures, look.volumes, take.masks, take.extras, take.views,
-    ]  # fmt: skip
-    begin = QUIET | {"fn": actions.begin, "inputs": token, "outputs": [token, run.status, result, run.cancel]}
+def runs(page, actions, views, sample: bool, token, show, run, checks, correct, asked, sight: list, look, take) -> None:
+    """Segment, show again, samples, cancel: run, look at the first query."""
+    outputs = [run.status, run.cancel, token, *sight, take.masks, take.extras, take.views]
+    begin = QUIET | {"fn": actions.begin, "outputs": [run.status, run.cancel]}
 
     def then_run(event) -> None:
         ran = event.then(
             actions.run,
-            asked,
+            [token, *asked],
             outputs,
             show_progress_on=run.status,
             concurrency_id="model",
@@ -153,8 +153,9 @@ def runs(page, actions: Actions, views: Views, sample: bool, token, show, run, a
         seen = ran.success(views.show, **_show(token, look))
         seen.then(views.gallery, token, look.gallery, **QUIET).then(views.take, [token, look.scan], take.views, **QUIET)
 
-    fields = [*shown_of(show), run.queries, run.truths, run.checks]
+    fields = [*shown_of(show), run.queries, run.truths, checks]
     then_run(run.run.click(**begin))
+    then_run(correct.again.click(**begin))
     for key, button in show.samples.items():
         then_run(button.click(**begin).then(actions.fill(key), None, fields, **QUIET))
     if sample:
@@ -187,13 +188,22 @@ def looking(views: Views, token, look, take) -> None:
     changed = [look.window, look.overlay, look.structures, look.compare]
     gr.on([part.input for part in (*moved, *changed)], views.move, [*at, *style], pictures, **LIVE)
     look.compare.input(lambda on: gr.Row(visible=on), look.compare, look.beside_row, **QUIET)
-    look.overlay.input(lambda kind: gr.HTML(visible=kind == "errors"), look.overlay, look.errors, **QUIET)
+    look.overlay.input(views.legend, [token, look.scan, look.overlay], look.legend, **QUIET)
     surfaces = [*at, look.window, look.structures, look.planes]
     for plane, image in zip(PLANES, look.images, strict=True):
         clicked = image.select(views.click(plane), [*at, *style], [*look.sliders, *pictures], **LIVE)
         clicked.then(views.follow, surfaces, look.view3d, **QUIET)
     gr.on([part.release for part in look.sliders], views.follow, surfaces, look.view3d, **LIVE)
     gr.on([part.input for part in (look.planes, look.structures)], views.turn, surfaces, look.view3d, **LIVE)
+
+
+def correcting(views: Views, bench: Bench, token, sight: list, look, correct) -> None:
+    """A corrected mask; who found what."""
+    given = [token, look.scan, correct.corrected]
+    put = correct.corrected.upload(bench.correct, given, [*sight, correct.corrected, correct.said], **QUIET)
+    put.success(views.show, **_show(token, look))
+    asked = look.explain.click(bench.explain, [token, look.scan], None, show_progress_on=look.overlay, **PRIVATE)
+    asked.success(views.show, **_show(token, look))
 
 
 def programs(actions: Programs, shown: list, choose, asked: list) -> None:

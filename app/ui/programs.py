@@ -78,7 +78,7 @@ class Programs:
                 task = encode(self.actions.service, asked, folder)
             except InputError as error:
                 raise self.actions.error(error) from error
-            self.actions.sessions.keep(token, Result(folder, (), ()))
+            self.actions.sessions.keep(token, Result(folder))
         return str(task)
 
     def classes(self) -> dict:

@@ -3,8 +3,10 @@
 from collections.abc import Iterable
 from html import escape
 
-from app.results import LOW, TOLERANCE_MM, Result, Scan
-from app.viewers.colours import ERRORS, css
+from app.results import LOW, TOLERANCE_MM, Layer, Result, Scan
+from app.viewers.colours import css
+
+ERROR_NAMES = "both agree", "this mask alone", "the true mask alone"
 
 
 def said(kind: str, *sentences: str) -> str:
@@ -14,7 +16,7 @@ def said(kind: str, *sentences: str) -> str:
 
 def structures_table(result: Result, scan: Scan) -> str:
     """All that is known of each structure of one scan."""
-    columns = {"mL": {name: f"{volume:,.2f}" for name, volume in scan.volumes_ml.items()}}
+    columns = {"mL": {name: _volume(scan, name) for name in result.names}}
     if scan.confidence:
         columns["confidence"] = {name: f"{value:.2f}" for name, value in scan.confidence.items()}
     if scan.scores:
@@ -59,16 +61,28 @@ def volumes_table(result: Result) -> str:
     """Classes in rows, scans in columns, mL."""
     rows = []
     for i, name in enumerate(result.names):
-        cells = "".join(f"<td>{scan.volumes_ml[name]:,.2f}</td>" for scan in result.scans)
+        cells = "".join(f"<td>{_volume(scan, name)}</td>" for scan in result.scans)
         rows.append(f"<tr>{_named(i, name)}{cells}</tr>")
     return _table("mL", [scan.title for scan in result.scans], rows)
 
 
-def outcome(result: Result, failures: Iterable[str], seconds: float) -> str:
-    """How a run went, with a plain warning where confidence is low. failures: HTML."""
+def _volume(scan: Scan, name: str) -> str:
+    volume = scan.volumes_ml.get(name) if scan.mask else None
+    return "–" if volume is None else f"{volume:,.2f}"
+
+
+def outcome(result: Result, failures: Iterable[str], seconds: float, before: float | None = None) -> str:
+    """How a run went, with a plain warning where confidence is low, and which query to correct next. failures: HTML.
+    before: the mean confidence of the visitor's former result."""
     done = f"{len(result.masks)} of {result.asked} queries segmented in {seconds:.0f} s."
     parts = [said("warn", f"Cancelled. {done}") if result.stopped else said("good" if result.masks else "bad", done)]
     parts.append(said("bad", *failures))
+    if result.trust is not None:
+        text = f"Mean confidence {result.trust:.2f}" + (f", {before:.2f} before." if before is not None else ".")
+        if len(result.queries) > 1:
+            worst = result.worst()
+            text += f" If something is wrong, correct first: <b>{escape(worst.name)}</b> ({worst.trust:.2f})."
+        parts.append(said("", text))
     for scan in result.queries:
         if doubtful := scan.doubtful():
             which = ", ".join(f"{escape(name)} ({value:.2f})" for name, value in doubtful.items())
@@ -76,16 +90,16 @@ def outcome(result: Result, failures: Iterable[str], seconds: float) -> str:
                 said(
                     "warn",
                     f"<b>Low confidence in {escape(scan.name)}: {which}.</b> Below {LOW:g} a mask is often wrong. Go"
-                    " through its slices; then show a reference that is more alike, or correct the mask in step 4.",
+                    " through its slices; then show a reference that is more alike, or correct the mask and show it"
+                    " again.",
                 )
             )
     return "".join(parts)
 
 
-def error_legend() -> str:
-    names = ("both agree", "this mask alone", "the true mask alone")
-    marks = (f'<i style="background: rgb{rgb}"></i>{name}' for rgb, name in zip(ERRORS, names, strict=True))
-    return said("", "Errors: " + " &nbsp; ".join(marks))
+def legend(layer: Layer) -> str:
+    marks = (f'<i style="background: rgb{rgb}"></i>{escape(name)}' for name, rgb in layer.legend.items())
+    return said("", " &nbsp; ".join(marks))
 
 
 def _named(index: int, name: str) -> str:

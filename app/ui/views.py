@@ -10,10 +10,10 @@ import gradio as gr
 from PIL import Image
 
 from app import exports
-from app.results import Result, Scan
+from app.results import Layer, Result, Scan
 from app.ui.actions import Actions
-from app.ui.tables import structures_table
-from app.viewers.colours import colour, error_colour
+from app.ui.tables import ERROR_NAMES, legend, structures_table
+from app.viewers.colours import ERRORS, colour
 from app.viewers.mesh import mesh, slice_planes
 from app.viewers.slices import PLANES, Style, grey, same_place, slices, voxel_at
 from nnunet_adapters.images import stem
@@ -50,7 +50,7 @@ class Views:
         result = self.actions.result(token)
         shown = result.scans[scan]
         window = next(iter(shown.windows))
-        kinds = ["fill", "outline", *(["errors"] if shown.errors is not None else [])]
+        kinds = ["fill", "outline", *(["errors"] if shown.truth is not None else []), *(y.name for y in shown.layers)]
         sliders = (gr.Slider(value=shown.middle[a] + 1, maximum=max(2, shown.image.shape[a])) for a in PLANES.values())
         return (
             *sliders,
@@ -73,6 +73,12 @@ class Views:
             style = Style(next(iter(scan.windows.values())))
             small.append((_saved(result, i, scan.middle, style)["axial"], scan.title))
         return gr.Gallery(small, visible=len(small) >= GALLERY_FROM)
+
+    def legend(self, token, scan, kind):
+        """What the colours mean, where they are not those of the structures."""
+        result = self.actions.result(token)
+        layer = marked(result, result.scans[scan], kind)
+        return gr.HTML(legend(layer), visible=list(layer.legend) != list(result.names))
 
     def pick(self, at: gr.SelectData) -> int:
         """The scan whose small picture was chosen."""
@@ -116,9 +122,9 @@ class Views:
             return gr.skip()
         result = self.actions.result(token)
         shown = result.scans[scan]
-        folder = result.folder / f"views-{scan}"
+        folder = shown.stem.with_name(f"{shown.stem.name}-views")
         folder.mkdir(exist_ok=True)
-        name = stem(shown.mask) if shown.mask else "reference"
+        name = "reference" if shown.reference else stem(shown.mask or shown.source)
         window = next(iter(shown.windows.values()))
         title = f"Iris, research only. {shown.title}"
         picture, html = folder / f"{name}.png", folder / f"{name}.html"
@@ -143,15 +149,12 @@ def both(result: Result, scan: int, position: tuple[int, int, int], look: tuple,
     """The three slices of a scan; then those of the reference at the same place, or nothing."""
     window, kind, opacity, visible = look
     shown, hidden = result.scans[scan], _hidden(result, visible)
-    errors = kind == "errors" and shown.errors is not None
-    style = Style(
-        shown.windows.get(window) or next(iter(shown.windows.values())),
-        opacity,
-        kind == "outline",
-        () if errors else hidden,
-        error_colour if errors else colour,
-    )
-    pictures = [*_saved(result, scan, position, style, errors).values()]
+    layer = marked(result, shown, kind)
+    shown_window = shown.windows.get(window) or next(iter(shown.windows.values()))
+    colours = list(layer.legend.values())
+    hidden_here = hidden if list(layer.legend) == list(result.names) else ()
+    style = Style(shown_window, opacity, kind == "outline", hidden_here, lambda i: colours[i])
+    pictures = [*_saved(result, scan, position, style, layer).values()]
     if not compare or (there := _reference(result)) is None:
         return [*pictures, None, None, None]
     other = result.scans[there]
@@ -160,11 +163,19 @@ def both(result: Result, scan: int, position: tuple[int, int, int], look: tuple,
     return [*pictures, *_saved(result, there, place, Style(window, opacity, kind == "outline", hidden)).values()]
 
 
-def _saved(result: Result, scan: int, position, style: Style, errors: bool = False) -> dict[str, str]:
+def marked(result: Result, shown: Scan, kind: str) -> Layer:
+    """What is drawn over a scan: one of its layers, its errors against the truth, or its labels."""
+    if kind == "errors" and shown.truth is not None:
+        return Layer(kind, shown.errors, dict(zip(ERROR_NAMES, ERRORS, strict=True)))
+    plain = Layer("labels", shown.labels, {name: colour(i) for i, name in enumerate(result.names)})
+    return next((layer for layer in shown.layers if layer.name == kind), plain)
+
+
+def _saved(result: Result, scan: int, position, style: Style, layer: Layer | None = None) -> dict[str, str]:
     """Plane → PNG file in the result's folder. Those that are there may be on their way to the browser: they stay."""
     shown = result.scans[scan]
-    labels = shown.errors if errors else shown.labels
-    drawn = repr((scan, position, style.window, style.opacity, style.outline, style.hidden, errors))
+    labels, what = (layer.labels, layer.name) if layer else (shown.labels, "labels")
+    drawn = repr((shown.stem.name, position, style.window, style.opacity, style.outline, style.hidden, what))
     name = hashlib.sha256(drawn.encode()).hexdigest()[:16]
     files = {plane: result.folder / f"{plane}-{name}.png" for plane in PLANES}
     if not all(file.exists() for file in files.values()):
@@ -186,4 +197,4 @@ def _hidden(result: Result, visible: list[str]) -> tuple[int, ...]:
 
 def _reference(result: Result) -> int | None:
     """The first reference among the scans, if there is one."""
-    return next((i for i, scan in enumerate(result.scans) if not scan.mask), None)
+    return next((i for i, scan in enumerate(result.scans) if scan.reference), None)

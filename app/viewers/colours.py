@@ -26,10 +26,6 @@ def colour(index: int) -> tuple[int, int, int]:
     return PALETTE[index % len(PALETTE)]
 
 
-def error_colour(index: int) -> tuple[int, int, int]:
-    return ERRORS[index]
-
-
 def css(index: int) -> str:
     """The same colour as CSS and Plotly write it."""
     return "rgb({}, {}, {})".format(*colour(index))

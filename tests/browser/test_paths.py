@@ -60,6 +60,11 @@ def test_look_measure_correct_and_take_away(page: Page, address: str, sample: Pa
     check(page, "planes")
     page.wait_for_function(f"() => {traces} == 3")
 
+    # who found what
+    page.click("#explain")
+    page.locator("#overlay").get_by_text("who found it").click()
+    expect(page.locator("#errors")).to_contain_text("registration alone", timeout=WAIT_MS)
+
     # everything to take away
     with zipfile.ZipFile(download(page, "extras", "everything.zip", tmp_path)) as everything:
         inside = {"query.nii.gz", "statistics.csv", "statistics.json", "iris.task.safetensors"}
@@ -72,17 +77,14 @@ def test_look_measure_correct_and_take_away(page: Page, address: str, sample: Pa
     shutil.copy(sample / "query.nii.gz", tmp_path / "next.nii.gz")
     shutil.copy(sample / "query_mask.nii.gz", tmp_path / "drawn anew.nii.gz")
     page.locator("#correct").get_by_text("Not right?").click()
-    page.click("#promote")
-    expect(page.get_by_text("Choose its corrected mask here first")).to_be_visible()
-    upload(page, "fixed", tmp_path / "drawn anew.nii.gz")
-    page.click("#promote")
-    expect(page.locator("#promoted")).to_contain_text("query.nii.gz is a reference now")
-    expect(page.locator("#masks")).to_contain_text("drawn anew")
-    upload(page, "queries", tmp_path / "next.nii.gz")
+    page.set_input_files("#fixed input[type=file]", tmp_path / "drawn anew.nii.gz")
+    expect(page.locator("#corrected")).to_contain_text("this scan becomes a reference", timeout=WAIT_MS)
+    expect(page.locator("#structures")).to_contain_text("1.00")  # Dice against the true mask, which it is
     page.locator("#truths button[aria-label='Clear']").first.click()
-    page.keyboard.press("Control+Enter")
-    expect(page.locator("#scans")).to_contain_text("reference: query.nii.gz", timeout=WAIT_MS)
-    done(page, "1 of 1")
+    upload(page, "queries", tmp_path / "next.nii.gz")
+    page.click("#again")
+    done(page, "2 of 2")
+    expect(page.locator("#status")).to_contain_text("Mean confidence")
 
 
 def test_several_references_several_queries_and_retrieval(page: Page, address: str, sample: Path, tmp_path: Path):

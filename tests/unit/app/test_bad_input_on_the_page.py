@@ -18,6 +18,7 @@ from app.service import Service
 from app.session import Sessions
 from app.ui import page
 from app.ui.actions import Actions, asked_for
+from app.ui.bench import Bench
 from nnunet_adapters.images import read_scan
 
 VISITOR = SimpleNamespace(session_hash="visitor")
@@ -63,7 +64,8 @@ def test_tools_without_their_package_are_refused(tiny_weights, monkeypatch, caps
 
 
 def run_of(actions, *values):
-    return actions.run(VISITOR, lambda *_: None, *values)
+    """Status, cancel, token, …"""
+    return actions.run(VISITOR, None, lambda *_: None, *values)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # gr.Warning's, where there is no browser
@@ -71,33 +73,33 @@ def test_fields_that_are_empty_or_wrong_are_said_not_raised(actions, scan):
     shown = [str(scan[0])], [str(scan[1])]
     for names, seed, said in (("liver", 0, "value=name"), ("", None, "must be numbers"), ("", -1, "seed and steps")):
         values = *shown, names, None, [], [str(scan[0])], None, "retrieval", "auto", False, 3, seed, 40, 0.01
-        assert said in run_of(actions, *values)[1]
+        assert said in run_of(actions, *values)[0]
         assert said in actions.look_before(VISITOR, *values)
 
 
 def test_a_run_that_another_one_replaced_leaves_the_page_alone(actions, scan, monkeypatch):
     """Segment, pressed twice: the first run ends, and says nothing over the second."""
     values = [str(scan[0])], [str(scan[1])], "", None, [], [str(scan[0])], None, "auto", "auto", False, 3, 0, 40, 0.01
-    actions.begin(None, VISITOR)
+    actions.begin(VISITOR)
     read, second = work.read_scan, []
 
     def pressed_again(path):
         if not second:
-            actions.begin(None, VISITOR)
+            actions.begin(VISITOR)
             second.append(None)
             second[0] = run_of(actions, *values)  # its folder takes the place of the first's
         return read(path)
 
     monkeypatch.setattr(work, "read_scan", pressed_again)
     assert run_of(actions, *values) == gr.skip()
-    token, status, *_ = second[0]
+    status, _, token, *_ = second[0]
     assert "1 of 1" in status and actions.sessions.result(token).masks[0].is_file()
     actions.close(VISITOR)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_dicom_references_are_paired_as_they_are_run(actions, tmp_path):
-    """Loose files and zips of a series: one reference each, before the run and when a mask is corrected."""
+    """Loose files and zips of a series: one reference each, before the run, and a query that was corrected."""
     series, other = write_series(tmp_path / "loose"), write_series(tmp_path / "b")
     with zipfile.ZipFile(tmp_path / "b.zip", "w") as packed:
         for file in other.iterdir():
@@ -109,9 +111,11 @@ def test_dicom_references_are_paired_as_they_are_run(actions, tmp_path):
     values = scans, masks, "", None, [], [scans[-1]], None, "auto", "auto", False, 3, 0, 40, 0.01
     said = actions.look_before(VISITOR, *values)
     assert "series with a.nii.gz; b with b_mask.nii.gz" in said and "One query" in said
-    token = run_of(actions, *values)[0]
-    references, masks, *_ = actions.promote(token, 2, masks[1], scans, masks, [scans[-1]], VISITOR)
-    assert references == [*scans, scans[-1]] and len(masks) == 3
+    token = run_of(actions, *values)[2]
+    Bench(actions).correct(token, 2, masks[1], VISITOR)
+    result = actions.result(run_of(actions, *values)[2])
+    assert [scan.name for scan in result.scans if scan.reference] == ["series", "b"]
+    assert result.queries[0].corrected and np.array_equal(result.queries[0].labels > 0, result.scans[1].labels > 0)
     actions.close(VISITOR)
 
 

@@ -11,7 +11,7 @@ from iris_core.case import InputError
 
 
 def some_result(folder) -> Result:
-    return Result(folder, (), ())
+    return Result(folder)
 
 
 def upload(sessions: Sessions, digit: str, name: str):
@@ -68,6 +68,24 @@ def test_nothing_stays_of_a_run_that_fails_or_whose_visitor_leaves():
         (folder / "masks").mkdir(parents=True)
         sessions.keep(token, some_result(folder))
     assert not folder.exists()
+
+
+def test_a_result_stays_until_the_next_one_is_there():
+    sessions = Sessions()
+    with sessions.opened("ann") as (former, folder):
+        assert sessions.busy("ann")
+        sessions.keep(former, some_result(folder))
+    with pytest.raises(ZeroDivisionError), sessions.opened("ann"):
+        raise ZeroDivisionError
+    assert sessions.result(former).folder.exists() and not sessions.busy("ann")
+    with sessions.opened("ann") as (token, new):
+        sessions.change(former, some_result(folder / "changed"))
+        assert sessions.result(former).folder.name == "changed"
+        sessions.keep(token, some_result(new))
+    assert sessions.find(former) is None and not folder.exists() and new.exists()
+    with sessions.opened("ann"):
+        sessions.close("ann")
+    assert not new.exists()
 
 
 def test_uploads_go_with_the_last_visitor_who_made_them(tmp_path):

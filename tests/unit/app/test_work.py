@@ -5,6 +5,7 @@ import json
 import shutil
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from dicom_files import write_series
 from pydicom import dcmread
 
-from app.results import Result, _index
+from app.results import Result, index_of
 from app.service import Service
 from app.ui.actions import split_names
 from app.ui.tables import outcome, structures_table, volumes_table
@@ -143,7 +144,7 @@ def test_classes_are_counted_in_order_whatever_their_values(service, sample, tmp
 
 
 def test_values_that_are_no_class_become_background():
-    assert _index(np.array([[0, 5, 2, 7, 9, -1]]), (7, 2)).tolist() == [[0, 0, 2, 1, 0, 0]]
+    assert index_of(np.array([[0, 5, 2, 7, 9, -1]]), (7, 2)).tolist() == [[0, 0, 2, 1, 0, 0]]
 
 
 def test_retrieval_says_which_reference_served_which_class(service, sample, tmp_path):
@@ -203,8 +204,8 @@ def test_class_names_as_people_type_them():
 def test_tables_escape_names_and_warn_of_low_confidence(ran):
     name = "<img src=x>"
     known = {"volumes_ml": {name: 1.0}, "confidence": {name: 0.2}, "scores": {}}
-    scan = replace(ran[0].scans[1], title="<b>scan", name="<b>scan", **known)
-    result = Result(ran[0].folder, (name,), (scan,), asked=1)
+    scan = replace(ran[0].scans[1], source=Path("<b>scan"), **known)
+    result = Result(ran[0].folder, {name: 1}, (scan,), asked=1)
     for text in (volumes_table(result), structures_table(result, scan), outcome(result, [], 1.0)):
         assert "<img" not in text and "<b>scan" not in text and "&lt;img" in text
     assert "painted over" in structures_table(result, replace(scan, overlapping=True))

@@ -1,0 +1,68 @@
+"""What a visitor does with scans besides running: see them once they are uploaded, correct, ask who found what."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import gradio as gr
+
+from app.explained import explained
+from app.preview import correct, preview
+from app.results import Result
+from app.ui.actions import Actions, in_sight
+from app.ui.tables import said
+from iris_core.case import InputError
+
+
+class Bench:
+    """Events on uploads and results; like those of Actions, which they share sessions with."""
+
+    def __init__(self, actions: Actions) -> None:
+        self.actions, self.sessions = actions, actions.sessions
+
+    def preview(self, request: gr.Request, token, *values):
+        """The uploads as they are: token, what in_sight gives. What cannot be read is said elsewhere."""
+        visitor = request.session_hash
+        if self.sessions.busy(visitor):  # the run shows them when it ends
+            return gr.skip()
+        try:
+            asked = self.actions.asked(*values)
+            self.actions.note(asked, request)
+            if token is None:
+                with self.sessions.opened(visitor) as (token, folder):
+                    self.sessions.keep(token, preview(folder, asked, Result(folder)))
+            else:
+                former = self.sessions.result(token)
+                self.sessions.change(token, preview(former.folder, asked, former))
+        except (InputError, gr.Error):
+            return gr.skip()
+        result = self.sessions.result(token)
+        return token, *in_sight(result, len(result.scans) - 1 if result.scans else None)
+
+    def correct(self, token, scan, corrected, request: gr.Request):
+        """A corrected mask takes the place of a query's: scans, the field for the mask, what to do next."""
+        result = self.actions.result(token)
+        if not corrected:
+            raise self.actions.error(InputError("Put the corrected mask here first"))
+        corrected = Path(corrected)
+        self.sessions.note_uploads(request.session_hash, [corrected])
+        try:
+            changed = correct(result, scan, corrected)
+        except InputError as error:
+            raise self.actions.error(error) from error
+        self.sessions.change(token, changed)
+        desk = self.sessions.desk(request.session_hash)
+        desk.corrected[changed.scans[scan].uploads[0]] = corrected
+        left = sum(query.trust is not None for query in changed.queries)
+        then = f"the {left} others are segmented again, the worst first" if left else "the next queries gain by it"
+        said_now = said("good", f"Corrected. Press <b>Show it again</b>: this scan becomes a reference, and {then}.")
+        return *in_sight(changed, scan), None, said_now
+
+    def explain(self, token, scan):
+        """Who found what becomes one of the ways to mark a scan."""
+        result = self.actions.result(token)
+        try:
+            changed = explained(self.actions.service, result.scans[scan], result.classes)
+        except InputError as error:
+            raise self.actions.error(error) from error
+        scans = (*result.scans[:scan], changed, *result.scans[scan + 1 :])
+        self.sessions.change(token, replace(result, scans=scans))
