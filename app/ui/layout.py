@@ -48,9 +48,8 @@ def show(service: Service, samples: dict) -> SimpleNamespace:
     _step("1 · Show what to segment")
     with gr.Tabs(elem_id="shown"):
         with gr.Tab("Scans with their masks"):
-            with gr.Row(equal_height=True):
-                references = _files("Reference scans", SCANS, "references")
-                masks = _files("Their masks, one for each", MASKS, "masks")
+            references = _files("Reference scans", SCANS, "references")
+            masks = _files("Their masks, one for each", MASKS, "masks")
             names = gr.Textbox(
                 label="Names of the structures (optional)",
                 info="What the values in the masks mean.",
@@ -131,9 +130,8 @@ def options_of(strategy: str) -> list[bool]:
 def segment() -> SimpleNamespace:
     """Queries, what there is to say before the run, the run."""
     _step("3 · Segment")
-    with gr.Row(equal_height=True):
-        queries = _files("Queries: scans to segment", SCANS, "queries")
-        truths = _files("True masks of queries, to measure against (optional)", MASKS, "truths")
+    queries = _files("Queries: scans to segment", SCANS, "queries")
+    truths = _files("True masks of queries, to measure against (optional)", MASKS, "truths")
     with gr.Row():
         run = gr.Button("Segment (Ctrl+Enter)", variant="primary", scale=4, elem_id="segment")
         cancel = gr.Button("Cancel (Esc)", variant="stop", visible=False, elem_id="cancel")
@@ -211,7 +209,7 @@ def correct() -> SimpleNamespace:
 def take() -> SimpleNamespace:
     """Downloads."""
     _step("4 · Take away")
-    with gr.Row(equal_height=True):
+    with gr.Column():
         masks = _downloads("Masks, each on its query's own grid", "downloads")
         extras = _downloads("Everything as a zip, statistics, the task", "extras")
         views = _downloads("Picture and 3D view of the scan above", "views")
