@@ -35,9 +35,7 @@ def read_scan(path: Path) -> Case:
     return Case(image.astype(np.float32), affine, name=str(path))
 
 
-def read_reference(
-    path: Path, mask_path: Path, names: dict[int, str] | None = None, resample: bool = False
-) -> Case:
+def read_reference(path: Path, mask_path: Path, names: dict[int, str] | None = None, resample: bool = False) -> Case:
     """Read an image with its mask, of any format in masks/: on the image's grid, not empty.
 
     names: value → name; they go before those in the mask's file. resample: bring a mask of another grid to the image's,

@@ -35,7 +35,9 @@ def _is_snap(path: Path) -> bool:
 
 def _text(path: Path) -> str:
     if path.stat().st_size > MAX_TEXT_BYTES:
-        raise InputError(f"{path}: a description of labels must have {MAX_TEXT_BYTES} bytes at most; is it another file?")
+        raise InputError(
+            f"{path}: a description of labels must have {MAX_TEXT_BYTES} bytes at most; is it another file?"
+        )
     try:
         return path.read_text("utf-8")
     except UnicodeDecodeError as error:

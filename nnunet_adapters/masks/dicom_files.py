@@ -36,7 +36,9 @@ def kind_of(path: Path) -> str:
     """'dicom-seg' or 'rtstruct'. Raises InputError for any other file."""
     kind = str(opened(path, headers_only=True).get("SOPClassUID", ""))
     if kind not in KINDS:
-        raise InputError(f"{path}: a mask in DICOM must be a segmentation (SEG) or an RTSTRUCT, got {kind or 'neither'}")
+        raise InputError(
+            f"{path}: a mask in DICOM must be a segmentation (SEG) or an RTSTRUCT, got {kind or 'neither'}"
+        )
     return KINDS[kind]
 
 

@@ -55,7 +55,11 @@ def _check_size(path: Path, dataset, scan: Case) -> None:
         packed = dataset.file_meta.TransferSyntaxUID.is_compressed
     except Exception as error:  # pydicom converts values only now, and raises many kinds
         raise InputError(f"{path}: is no segmentation that can be read ({error})") from error
-    if frames != listed or min(frames, rows, columns, bits) < 1 or (not packed and frames * rows * columns * bits > 8 * held):
+    if (
+        frames != listed
+        or min(frames, rows, columns, bits) < 1
+        or (not packed and frames * rows * columns * bits > 8 * held)
+    ):
         raise InputError(
             f"{path}: must hold its frames, promises {frames} of {rows} × {columns}, found {listed} and {held} bytes"
         )

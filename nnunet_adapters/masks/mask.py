@@ -15,7 +15,7 @@ MAX_TEXT_BYTES = 2**20  # of what describes labels
 
 @dataclass(frozen=True)
 class Mask:
-    """labels: (x, y, z) int32, 0 is background. affine: voxel → RAS+ mm. names, colours: of label values; may lack some.
+    """labels: (x, y, z) int32, 0 is background. affine: voxel → RAS+ mm. names, colours: by label value; may lack some.
 
     exact_part: the file may hold only a part of its scan's grid, or have its axes in another order.
     """

@@ -77,7 +77,7 @@ def _rois(dataset) -> list[tuple[int, str, Colour | None, list[np.ndarray]]]:
             if contour.get("ContourGeometricType") in CLOSED and contour.get("ContourData")
         ]
         colour = tuple(int(c) for c in entry.get("ROIDisplayColor") or ())
-        usable = len(colour) == 3 and 0 <= min(colour) and max(colour) < 256
+        usable = len(colour) == 3 and min(colour) >= 0 and max(colour) < 256
         if contours:
             number = int(entry.ReferencedROINumber)
             rois.append((number, names[number], colour if usable else None, contours))
@@ -87,7 +87,7 @@ def _rois(dataset) -> list[tuple[int, str, Colour | None, list[np.ndarray]]]:
 def _filled(
     path: Path, name: str, contours: list[np.ndarray], scan: Case, work: list[int]
 ) -> Iterator[tuple[int, tuple[slice, slice], np.ndarray]]:
-    """Slice, part of it (x, y) and what is inside there, of one structure. work: what may still be done, counted down."""
+    """Slice, part of it (x, y) and what is inside there, of a structure. work: what may yet be done, counted down."""
     inverse = np.linalg.inv(scan.affine) @ LPS_TO_RAS
     by_slice: dict[int, list[np.ndarray]] = {}
     for points in contours:
@@ -102,7 +102,9 @@ def _filled(
             )
         low, high = voxels[:, :2].min(0), voxels[:, :2].max(0)
         if not 0 <= k < scan.image.shape[2] or (low < -1).any() or (high > scan.image.shape[:2]).any():
-            raise InputError(f"{path}: the contours of {name!r} must lie in {scan.name}, found one in slice {k} outside")
+            raise InputError(
+                f"{path}: the contours of {name!r} must lie in {scan.name}, found one outside, in slice {k}"
+            )
         by_slice.setdefault(k, []).append(voxels[:, :2])
     for k, polygons in by_slice.items():
         ends = np.array([[p.min(0), p.max(0)] for p in polygons])

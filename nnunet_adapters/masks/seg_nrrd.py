@@ -62,7 +62,7 @@ def _segments(path: Path, image) -> list[Segment]:
     fields = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys() if key.startswith("Segment")}
     numbers = sorted(int(match[1]) for match in map(SEGMENT.fullmatch, fields) if match)
     if not numbers:
-        raise InputError(f"{path}: must name its segments (Segment0_ID …), found none; save it from Slicer, or as .nrrd")
+        raise InputError(f"{path}: must name its segments (Segment0_ID …), found none; a plain mask ends in .nrrd")
     segments = []
     for number in numbers:
         about = f"Segment{number}_"

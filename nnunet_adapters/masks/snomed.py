@@ -33,11 +33,14 @@ class Meaning:
 @cache
 def _table() -> dict[str, Meaning]:
     with TABLE.open(encoding="utf-8", newline="") as file:
-        return {row["name"]: Meaning(CATEGORIES[row["category"]], (row["code"], row["meaning"])) for row in csv.DictReader(file)}
+        return {
+            row["name"]: Meaning(CATEGORIES[row["category"]], (row["code"], row["meaning"]))
+            for row in csv.DictReader(file)
+        }
 
 
 def meaning_of(name: str) -> Meaning:
-    """Of 'liver', 'Kidney_left' or 'left kidney'. A name that is not in the table is a structure of the body, no more."""
+    """Of 'liver', 'Kidney_left' or 'left kidney'. Of a name that the table lacks: a structure of the body, no more."""
     words = re.sub(r"[^a-z0-9]+", " ", name.lower()).split()
     if known := _table().get(" ".join(words)):
         return known

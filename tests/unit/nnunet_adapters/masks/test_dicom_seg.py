@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from dicom_files import AXIAL, SHAPE, rotated, write_series
+from nnunet_adapters.dicom_seg import dicom_seg
 
 from iris_core.case import InputError
 from iris_core.embeddings import TaskEmbedding
 from iris_core.model.task_encoder import Task
 from iris_core.strategies import Chosen
-from nnunet_adapters.dicom_seg import dicom_seg
 from nnunet_adapters.folder import segment_queries
 from nnunet_adapters.images import read_scan
 
