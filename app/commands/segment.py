@@ -52,10 +52,10 @@ class Segment(Shown):
     confidence: bool = True
     """Estimate each result's quality: segment the reference with the result as its mask. Costs as much again."""
     format: Literal["query", "nii.gz", "seg.nrrd", "dicom-seg", "rtstruct"] = "query"
-    """Of the masks. query: the query's own; of a folder of DICOM files a .nii.gz, and a DICOM-SEG beside it. The last two
-    are for folders of DICOM files only."""
+    """Of the masks. query: the query's own; of a folder of DICOM files a .nii.gz with a DICOM-SEG beside it. The last
+    two are for folders of DICOM files only."""
     probabilities: bool = False
-    """Also write how likely each structure is in each voxel (0 to 1), a NIfTI a structure, into OUTPUT/probabilities."""
+    """Also write how likely each structure is in each voxel (0 to 1): a NIfTI a structure, in OUTPUT/probabilities."""
     threshold: float = 0.5
     """Probability above which a voxel belongs to a structure."""
     keep_largest: bool = False

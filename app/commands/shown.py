@@ -20,8 +20,8 @@ class Shown:
     reference: Repeated = ()
     """Reference scan (.nii, .nii.gz, .nrrd, .mha, .mhd, or a folder of DICOM files). May be repeated."""
     mask: Repeated = ()
-    """Its mask, on the reference's grid: a scan's format with whole numbers, 0 is background; 3D Slicer's .seg.nrrd; or a
-    DICOM-SEG or RTSTRUCT (.dcm). One for each reference, in their order."""
+    """Its mask, on the reference's grid: a scan's format with whole numbers, 0 is background; 3D Slicer's .seg.nrrd; or
+    a DICOM-SEG or RTSTRUCT (.dcm). One for each reference, in their order."""
     resample_mask: bool = False
     """Bring a mask that lies on another grid to its reference's, instead of refusing it."""
     task: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
