@@ -53,6 +53,9 @@ def _check_size(path: Path, dataset, scan: Case) -> None:
         )
         held, listed = len(dataset.PixelData), len(dataset.PerFrameFunctionalGroupsSequence)
         packed = dataset.file_meta.TransferSyntaxUID.is_compressed
+        described = {int(segment.SegmentNumber) for segment in dataset.SegmentSequence}
+        which = [group.get("SegmentIdentificationSequence") for group in dataset.PerFrameFunctionalGroupsSequence]
+        strange = {int(w[0].ReferencedSegmentNumber) for w in which if w} - described
     except Exception as error:  # pydicom converts values only now, and raises many kinds
         raise InputError(f"{path}: is no segmentation that can be read ({error})") from error
     if (
@@ -63,6 +66,8 @@ def _check_size(path: Path, dataset, scan: Case) -> None:
         raise InputError(
             f"{path}: must hold its frames, promises {frames} of {rows} × {columns}, found {listed} and {held} bytes"
         )
+    if strange:
+        raise InputError(f"{path}: every frame must be of a segment that it describes, found {sorted(strange)[:5]}")
     _check_voxels(path, rows * columns, scan)
     if packed:
         _check_voxels(path, frames * rows * columns // MAX_RATIO, scan)

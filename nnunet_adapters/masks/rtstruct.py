@@ -202,12 +202,12 @@ def _referenced(part):
 def _empty(slices: list):
     """An RTSTRUCT of a series without structures."""
     from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
+    from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
     first = slices[0]
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian  # explicit, a value ends at 64 kB
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = RTStructureSetStorage
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = generate_uid()
     for keyword in (*MAY_BE_EMPTY, "StudyInstanceUID", "FrameOfReferenceUID"):

@@ -75,7 +75,8 @@ def test_slicer_reads_segments(series, tmp_path):
     WRITERS["seg.nrrd"](labels_with_a_hole(), series, STRUCTURES, tmp_path / "a.seg.nrrd")
     read = slicerio.read_segmentation(str(tmp_path / "a.seg.nrrd"))
     assert [(s["name"], s["labelValue"], s["layer"]) for s in read["segments"]] == [
-        (s.name.encode("ascii", "ignore").decode(), s.value, 0) for s in STRUCTURES  # slicerio leaves the rest out
+        (s.name.encode("ascii", "ignore").decode(), s.value, 0)
+        for s in STRUCTURES  # slicerio leaves the rest out
     ]
     np.testing.assert_allclose(read["segments"][0]["color"], np.divide(STRUCTURES[0].colour, 255), atol=1e-3)
     assert (read["voxels"] == labels_with_a_hole()).all()
