@@ -11,14 +11,17 @@ import matplotlib
 import numpy as np
 import plotly.graph_objects as go
 from PIL import Image, ImageDraw, ImageFont
+from scipy.spatial import ConvexHull
+from scipy.spatial.distance import pdist
 from skimage.measure import label as components
+from skimage.measure import marching_cubes, mesh_surface_area
 
 from app.viewers.colours import colour
 from app.viewers.slices import SIDE, Style, best_position, slices
 from iris_core.case import Case, InputError
 from iris_core.checkpoint import write_atomically, write_json
 from iris_core.geometry import Orientation, extent
-from nnunet_adapters.dicom_seg import dicom_seg
+from nnunet_adapters.masks.dicom_seg import write as dicom_seg
 
 __all__ = ["archive", "dicom_seg", "preview", "statistics", "write_html", "write_statistics"]
 
@@ -44,8 +47,10 @@ def statistics(
 
     A row holds name, value, voxels, volume_ml, the image's mean, sd, min, max and median inside, centroid_mm (R, A, S
     in patient coordinates), extent_mm (of the bounding box, from left to right, back to front, foot to head),
-    components (pieces that do not touch, not even at a corner) and confidence. What a class that was not found cannot
-    have, and an unknown confidence, is None.
+    components (pieces that do not touch, not even at a corner), diameter_mm (the largest distance between two points of
+    the surface), surface_mm2 and confidence. What a class that was not found cannot have, and an unknown confidence, is
+    None. The surface is the mesh of marching cubes around the voxels, as the Image Biomarker Standardisation Initiative
+    has it: of a ball some 8 % too large, for its steps.
     """
     orientation = Orientation.of(case.affine)
     rows = []
@@ -53,7 +58,7 @@ def statistics(
         mask = labels == value
         row = {"name": name, "value": int(value), "voxels": int(mask.sum()), "volume_ml": 0.0}
         row |= dict.fromkeys((*INTENSITIES, *TRIPLES))
-        row |= {"components": 0, "confidence": confidence.get(name)}
+        row |= {"components": 0, "diameter_mm": None, "surface_mm2": None, "confidence": confidence.get(name)}
         rows.append(row)
         if not row["voxels"]:
             continue
@@ -67,7 +72,16 @@ def statistics(
         row["centroid_mm"] = [float(v) for v in centre[:3]]
         row["extent_mm"] = [float(v) for v in across_mm]
         row["components"] = int(components(mask[box], connectivity=3).max())
+        row["diameter_mm"], row["surface_mm2"] = _diameter_and_surface(mask[box], case.affine)
     return rows
+
+
+def _diameter_and_surface(mask: np.ndarray, affine: np.ndarray) -> tuple[float, float]:
+    """Of what a mask (x, y, z) marks, in mm and mm²."""
+    vertices, faces, *_ = marching_cubes(np.pad(mask, 1).astype(np.float32), 0.5)
+    vertices = vertices @ affine[:3, :3].T
+    outermost = vertices[ConvexHull(vertices).vertices]
+    return float(pdist(outermost).max()), float(mesh_surface_area(vertices, faces))
 
 
 def write_statistics(rows: list[dict], csv: Path, json: Path) -> None:

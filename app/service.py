@@ -16,6 +16,7 @@ from iris_core.case import Case, InputError
 from iris_core.embeddings import TaskEmbedding
 from iris_core.evaluation.confidence import confidence
 from iris_core.pool import open_pool
+from iris_core.prediction import Prediction
 from iris_core.strategies import STRATEGIES, Given, Known, Plan
 from iris_core.strategies.base import Chosen
 from iris_core.strategies.references import encode_all
@@ -121,6 +122,10 @@ class Service:
         if gpu.LENT:
             return self._segment(embedding.to(CPU), query)
         return inference.segment(self.checkpoint.model, embedding, query, progress)
+
+    def predict(self, embedding: TaskEmbedding, query: Case) -> Prediction:
+        """Labels and probabilities on the query's own grid. Needs a GPU that is not lent, or none."""
+        return inference.predict(self.checkpoint.model, embedding, query)
 
     def forecast(self, embedding: TaskEmbedding, query: Case) -> tuple[float, float, float]:
         """Seconds, GiB, and seconds if the coarse pass should be of no use. See app/checks.py."""

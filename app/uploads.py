@@ -10,7 +10,7 @@ from pathlib import Path
 from iris_core.case import InputError
 from nnunet_adapters.images import stem
 
-WORDS = re.compile(r"([-_. ]?(masks?|seg|segmentation|labels?|gt|truth|corrected))+$", re.IGNORECASE)
+WORDS = re.compile(r"([-_. ]?(masks?|rtstruct|seg|segmentation|labels?|gt|truth|corrected))+$", re.IGNORECASE)
 CHANNEL = re.compile(r"_\d{4}$")  # nnU-Net's
 LOOSE = (".dcm", ".ima")
 MAX_FILES, MAX_BYTES = 5000, 4 * 2**30  # of a zip, unpacked
@@ -18,7 +18,8 @@ MAX_FILES, MAX_BYTES = 5000, 4 * 2**30  # of a zip, unpacked
 
 def key(path: Path) -> str:
     """A name without ending and words like _mask."""
-    return WORDS.sub("", stem(path)).lower()
+    name = path.stem if path.suffix.lower() in LOOSE else stem(path)
+    return WORDS.sub("", name).lower()
 
 
 def _short(path: Path) -> str:

@@ -8,11 +8,13 @@ from app import exports
 from app.results import Result, Scan, keep_scan
 from app.service import Service
 from app.uploads import gather, pairs, truths_of
+from app.viewers.colours import colour
 from iris_core.case import Case, InputError
 from iris_core.embeddings import TaskEmbedding
 from iris_core.strategies import Known, Options, Plan
 from nnunet_adapters.folder import FAILURES, named_outputs, seg_name
 from nnunet_adapters.images import read_reference, read_scan, write_mask
+from nnunet_adapters.masks.mask import Structure
 
 Progress = Callable[[str, float], None]  # what is being done, share of all
 KEEPING = "auto", "one_shot", "ensemble"  # strategies that only want what is shown encoded
@@ -205,7 +207,8 @@ class Job:
                 trust = self.service.confidence(self.shown.references, case, labels, chosen.embedding)
             notes = {name: self._named(note) for name, note in chosen.notes.items()}
             more = {"notes": notes, "overlapping": chosen.embedding.overlapping, "task": chosen.embedding}
-        write_mask(labels, query, mask)
+        structures = self._structures()
+        write_mask(labels, query, mask, structures)
         more |= {"reference": False, "mask": mask, "confidence": trust, "corrected": bool(corrected)}
         scan = self._keep(case, labels, truth, query, self.uploads[query], **more)
         for row in exports.statistics(case, labels, values, names, trust):
@@ -214,10 +217,16 @@ class Job:
         if query.is_dir():
             try:
                 seg = mask.with_name(seg_name(name))
-                exports.dicom_seg(query, labels, values, names, seg)
+                exports.dicom_seg(labels, query, structures, seg)
                 self.segs.append(seg)
             except InputError as error:
                 self.failures.append(error)
+
+    def _structures(self) -> list[Structure]:
+        """The classes with the colours of their mask's file, else the viewers'."""
+        own = {name: rgb for case in self.shown.references for name, rgb in case.colours.items()}
+        named = enumerate(self.shown.values.items())
+        return [Structure(value, name, own.get(name, colour(index))) for index, (name, value) in named]
 
     def _read(self, query: Path):
         """The query without labels, and its truth or None; a bad truth is a failure, the query goes on."""

@@ -1,6 +1,6 @@
 """A scan in memory, and the errors that bad input raises."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -49,6 +49,7 @@ class Case:
     classes: the structures of the labels; some may be absent from this case.
     ignore: a label value that says nothing (nnU-Net's ignore label), or None.
     name: how messages and outputs call this case.
+    colours: class name → red, green, blue (0 to 255) as the labels' file has them; may lack classes.
     """
 
     image: np.ndarray
@@ -57,6 +58,7 @@ class Case:
     classes: tuple[LabelClass, ...] = ()
     ignore: int | None = None
     name: str = "case"
+    colours: dict[str, tuple[int, int, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.image.ndim != 3:

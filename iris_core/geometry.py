@@ -5,6 +5,7 @@ so no step allocates more than its output and every step can be read as an equat
 """
 
 import itertools
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -184,32 +185,35 @@ class Scores:
         )
 
 
-def labels_back(scores: Scores, values: tuple[int, ...], overlapping: bool = False) -> np.ndarray:
-    """Scores, positive where a class is present → labels on the volume's grid.
+def labels_back(
+    scores: Scores, values: tuple[int, ...], overlapping: bool = False, threshold: float = 0.5
+) -> np.ndarray:
+    """Scores (logits) → labels on the volume's grid: a class is present where its probability is above ``threshold``.
 
-    The class with the highest positive score wins, else background; ``overlapping`` classes (regions) are painted
+    The class with the highest score of those wins, else background; ``overlapping`` classes (regions) are painted
     one over the other in their order instead, as nnU-Net does. Works slab by slab along the first axis, so K float
     volumes at the volume's own resolution never exist at once. Returns int32 (x, y, z) in RAS+ order.
     """
     matrices = scores.back_matrices()
-    xs, ys, zs = map(_spanned, matrices)  # elsewhere there is background
+    xs, ys, zs = map(spanned, matrices)  # elsewhere there is background
     along_x, along_y, along_z = (m[rows] for m, rows in zip(matrices, (xs, ys, zs), strict=True))
     lookup = torch.tensor([0, *values], dtype=torch.int32)
     labels = torch.zeros(scores.grid.shape, dtype=torch.int32)
+    least = math.log(threshold / (1 - threshold))
     slab = max(1, 2**24 // max(1, len(values) * len(along_y) * len(along_z)))
     for first in range(0, len(along_x), slab):
         part = apply_matrices(scores.values, (along_x[first : first + slab], along_y, along_z))
         if overlapping:
             rank = torch.arange(1, len(values) + 1)[:, None, None, None]
-            winner = ((part > 0) * rank).amax(0)
+            winner = ((part > least) * rank).amax(0)
         else:
             best, index = part.max(0)
-            winner = torch.where(best > 0, index + 1, 0)
+            winner = torch.where(best > least, index + 1, 0)
         labels[xs.start + first : xs.start + first + part.shape[1], ys, zs] = lookup[winner]
     return labels.numpy()
 
 
-def _spanned(matrix: Tensor) -> slice:
+def spanned(matrix: Tensor) -> slice:
     """From the first row to the last that is not zero."""
     used = matrix.any(1).nonzero().flatten()
     return slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 0)

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,8 +17,6 @@ from iris_core.geometry import (
     Scores,
     WorkingGrid,
     apply_matrices,
-    extent,
-    labels_back,
     oriented,
     window_shapes,
     window_starts,
@@ -27,6 +25,8 @@ from iris_core.intensity import detect_scheme, normalise
 from iris_core.model.iris import Iris, precision
 from iris_core.model.mask_decoder import sureness
 from iris_core.model.task_encoder import Task
+from iris_core.prediction import Prediction
+from iris_core.region import Box, Corner, Region, scaled, widened
 from iris_core.registration import Carried, Lattice, Registered, Scan, carry_over, register
 
 MAX_LOGIT_BYTES = 8 * 2**30
@@ -37,30 +37,7 @@ MARGIN = 3  # samples of the network in the coarse pass around what it found
 ABSENT = -20.0  # logit
 AIR = 0.25, 0.001  # a window is empty where less than that share stands out by so much, in standard deviations. Ours
 
-Corner = tuple[int, int, int]
-Box = tuple[Corner, Corner]
 
-
-@dataclass(frozen=True)
-class Region:
-    """Where a coarse pass says that structures are. allowed: 1 there, else 0. sure: (K,) bool."""
-
-    allowed: Scores
-    sure: Tensor
-
-    def on(self, grid: WorkingGrid, start: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
-        """Where each class may be on a part of a finer grid, (K, *shape) bool: everywhere for one that is not sure."""
-        return (self.allowed.on(grid, start, shape) > 0.5) | ~self.sure[:, None, None, None]
-
-    def extent(self, grid: WorkingGrid) -> Box:
-        """What of a finer grid to look at: where structures are if the pass is sure of all, else all of it."""
-        found = self.allowed.values.any(0)
-        if not self.sure.all() or not found.any():
-            return (0, 0, 0), grid.working_shape
-        return scaled(self.allowed.grid, self.allowed.start, found, grid)
-
-
-@torch.inference_mode()
 def segment(
     model: Iris,
     embedding: TaskEmbedding,
@@ -69,7 +46,20 @@ def segment(
     locate: bool = True,
     closer: bool = True,
 ) -> np.ndarray:
-    """Labels (x, y, z) int32 in the query's own axis order and grid.
+    """Labels (x, y, z) int32 in the query's own axis order and grid. See ``predict``."""
+    return predict(model, embedding, query, progress, locate, closer).labels()
+
+
+@torch.inference_mode()
+def predict(
+    model: Iris,
+    embedding: TaskEmbedding,
+    query: Case,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+    locate: bool = True,
+    closer: bool = True,
+) -> Prediction:
+    """A query's scores, with its labels (x, y, z) int32 in its own axis order and grid.
 
     Windows with 50 % overlap, blended by a Gaussian (paper: averaged). Logits are summed on the working grid and
     brought to the query's grid slab by slab. progress: called with windows done, all.
@@ -101,8 +91,7 @@ def segment(
         region = replace(region, sure=region.sure & ~lost)
         scores = window_logits(model, embedding.task, volume, grid, device, registered, progress, region)
     scores = _closer(model, embedding, volume, scores, device, registered, progress) if closer else scores
-    labels = labels_back(scores, embedding.values, embedding.overlapping)
-    return np.ascontiguousarray(Orientation.of(query.affine).invert(labels))
+    return _prediction(scores, embedding, query)
 
 
 @torch.inference_mode()
@@ -112,8 +101,11 @@ def carried_labels(model: Iris, embedding: TaskEmbedding, query: Case) -> np.nda
     volume, grid = _placed(embedding, query)
     registered = [register(Scan(volume, grid.spacing_mm).to(device), s.to(device)) for s in embedding.shown]
     scores = Scores(grid, (0, 0, 0), _believed(model, grid, registered, len(embedding.values)))
-    labels = labels_back(scores, embedding.values, embedding.overlapping)
-    return np.ascontiguousarray(Orientation.of(query.affine).invert(labels))
+    return _prediction(scores, embedding, query).labels()
+
+
+def _prediction(scores: Scores, embedding: TaskEmbedding, query: Case) -> Prediction:
+    return Prediction(scores, embedding.values, embedding.overlapping, Orientation.of(query.affine))
 
 
 def _placed(embedding: TaskEmbedding, query: Case) -> tuple[Tensor, WorkingGrid]:
@@ -189,27 +181,6 @@ def _carried(registered: Sequence[Registered], grid: WorkingGrid, start: Corner,
     """Masks in a window, whose edges are made multiples of the stride."""
     shape = tuple(-(-n // stride) * stride for n in shape)
     return carry_over(registered, Lattice(shape, grid.working_mm, grid.centre_mm(start, shape)), stride)
-
-
-def widened(found: Tensor, by: int) -> Tensor:
-    """Masks (K, x, y, z) with cubes of so many voxels in every direction around each of theirs, as numbers."""
-    found = found[None].float()
-    for axis in range(3):
-        size, padding = [1, 1, 1], [0, 0, 0]
-        size[axis], padding[axis] = 2 * by + 1, by
-        found = F.max_pool3d(found, size, 1, padding)
-    return found[0]
-
-
-def scaled(grid: WorkingGrid, start: Corner, found: Tensor, other: WorkingGrid, margin: int = 0) -> Box:
-    """Corners on another grid of what a mask (x, y, z) on a part of this one spans, and ``margin`` voxels more."""
-    low, high = (np.array(start) + corner for corner in extent(found.numpy()))
-    low, high = low - margin, high + margin
-    ratio, middle, others = grid.working_mm / other.working_mm, np.array(grid.working_shape) / 2, other.working_shape
-    low, high = ((corner - middle) * ratio + np.array(others) / 2 for corner in (low, high))
-    low = np.floor(low).clip(0).astype(int).tolist()
-    high = np.minimum(np.ceil(high), others).astype(int).tolist()
-    return tuple(low), tuple(high)
 
 
 def coarse_pass(model: Iris, embedding: TaskEmbedding, grid: WorkingGrid) -> Level | None:

@@ -15,10 +15,11 @@ from tqdm import tqdm
 from iris_core.case import Case, InputError
 from iris_core.checkpoint import write_json
 from iris_core.embeddings import TaskEmbedding
+from iris_core.prediction import Prediction
 from iris_core.strategies import Chosen, Plan
-from nnunet_adapters.dicom_seg import dicom_seg
-from nnunet_adapters.headers import ending, is_scan
-from nnunet_adapters.images import read_scan, stem, write_mask
+from nnunet_adapters.headers import is_scan
+from nnunet_adapters.images import read_scan
+from nnunet_adapters.outputs import PLAIN, PROBABILITIES, Wanted, output_name, seg_name, write
 
 FAILURES = (InputError, OSError, MemoryError, RuntimeError)
 TABLE_LINES = 40
@@ -40,23 +41,11 @@ def expand_queries(paths: tuple[Path, ...], shown: tuple[Path, ...] = ()) -> lis
     return queries
 
 
-def output_name(query: Path) -> str:
-    """The mask of a query is named after it; of a DICOM folder it is a .nii.gz; .mhd becomes one file, .mha."""
-    if query.is_dir():
-        return query.resolve().name + ".nii.gz"
-    return stem(query) + (".mha" if ending(query) == ".mhd" else ending(query))
-
-
-def seg_name(name: str) -> str:
-    """The DICOM-SEG beside the mask of a DICOM folder, by the mask's name."""
-    return name.removesuffix(".nii.gz") + ".seg.dcm"
-
-
-def named_outputs(queries: list[Path]) -> dict[str, Path]:
+def named_outputs(queries: list[Path], format: str = "query") -> dict[str, Path]:
     """Name of the mask → query. Raises InputError where two queries would write one file."""
     names: dict[str, Path] = {}
     for query in queries:
-        name = output_name(query)
+        name = output_name(query, format)
         if name in names:
             raise InputError(f"{query}: its result would overwrite that of {names[name]}; rename one of the two")
         names[name] = query
@@ -87,7 +76,7 @@ class Part:
 
 
 def segment_queries(
-    segment: Callable[[TaskEmbedding, Case], np.ndarray],
+    predict: Callable[[TaskEmbedding, Case], Prediction],
     plan: Plan,
     confidence: Callable[[Case, np.ndarray, TaskEmbedding], dict[str, float]],
     queries: list[Path],
@@ -96,27 +85,31 @@ def segment_queries(
     keep: bool,
     report: dict,
     part: Part = Part(),
+    wanted: Wanted = PLAIN,
 ) -> int:
     """Segment every query into ``output``; a failure is reported and the others go on. Returns the exit code.
 
     The next scan is read and the last mask written while one is decoded; at most two scans wait.
     plan: T for a query. confidence: of a query, its labels and their T, per class; {} for none.
     shown: the reference and its mask, which no result may replace. keep: leave masks that exist. report: goes into
-    run.json, with an entry a query. A folder of DICOM files gets a DICOM-SEG beside its mask.
+    run.json, with an entry a query. wanted: what is written of each.
 
     Raises InputError before any work if a result would replace a file that no former run wrote.
     """
-    names = named_outputs(queries)
+    names = named_outputs(queries, wanted.format)
     former = former_results(output)
     scans = {p.resolve() for p in (*queries, *shown)}
     for name, query in names.items():
         target = output / name
         if target.resolve() in scans:
             raise InputError(f"{query}: its result would overwrite {target}; choose another --output")
-        written = (target, output / seg_name(name)) if query.is_dir() else (target,)
+        beside = query.is_dir() and wanted.format == "query"
+        written = (target, output / seg_name(name)) if beside else (target,)
         for path in written:
             if path.exists() and not keep and name not in former:
                 raise InputError(f"{path}: exists and is no result of a former run; move it or choose another --output")
+    if wanted.probabilities and (output / PROBABILITIES).exists() and not former:
+        raise InputError(f"{output / PROBABILITIES}: exists and is of no former run; choose another --output")
     names = dict(list(names.items())[part.number :: part.of])
     there = [name for name in names if keep and (output / name).is_file()]
     entries = {name: former.get(name, {"query": str(names[name])}) | {"status": "kept"} for name in there}
@@ -149,11 +142,13 @@ def segment_queries(
             try:
                 case = read.result()
                 chosen = plan(case)
-                labels = segment(chosen.embedding, case)
+                task = chosen.embedding
+                prediction = predict(task, case)
+                labels = wanted.labels(prediction, task.values, case.voxel_ml)
                 if last:
                     finish(*last)
-                written = writer.submit(_write, labels, query, output / name, chosen.embedding)
-                trust = confidence(case, labels, chosen.embedding)
+                written = writer.submit(write, labels, query, output / name, task, wanted, prediction)
+                trust = confidence(case, labels, task)
                 last = name, written, _entry(query, case, chosen, labels, trust, time.perf_counter() - started)
             except FAILURES as error:
                 fail(name, error)
@@ -174,21 +169,6 @@ def _ahead(reader: ThreadPoolExecutor, work: list[tuple[str, Path]]) -> Iterator
         if len(waiting) > 1:
             yield waiting.popleft()
     yield from waiting
-
-
-def _write(labels: np.ndarray, query: Path, output: Path, task: TaskEmbedding) -> dict:
-    """The mask, and of a DICOM folder the DICOM-SEG too, which may fail alone. Returns what run.json says."""
-    write_mask(labels, query, output)
-    if not query.is_dir():
-        return {}
-    seg = output.with_name(seg_name(output.name))
-    try:
-        dicom_seg(query, labels, task.values, task.names, seg)
-        return {"dicom_seg": seg.name}
-    except InputError as error:
-        seg.unlink(missing_ok=True)  # a former run's would not belong to this mask
-        tqdm.write(f"iris: no {seg.name}: {error}", file=sys.stderr)
-        return {"dicom_seg": None, "dicom_seg_error": str(error)}
 
 
 def _entry(

@@ -45,9 +45,10 @@ def ending(path: Path) -> str:
     return next(e for e in sorted(ENDINGS, key=len, reverse=True) if path.name.lower().endswith(e))
 
 
-def check_header(path: Path) -> None:
-    """Raise InputError unless the file's header says one 3D scalar volume that the file can really hold.
+def check_header(path: Path, layers: int = 1) -> None:
+    """Raise InputError unless the file's header says one 3D volume that the file can really hold.
 
+    layers: how many numbers a voxel may have, of a NRRD; Slicer's overlapping segments lie in several.
     Formats that only nnunetv2 reads (TIFF) are left to it.
     """
     if not path.is_file():
@@ -55,7 +56,7 @@ def check_header(path: Path) -> None:
     if path.name.lower().endswith(NIFTI):
         _check_nifti(path)
     elif path.name.lower().endswith(ITK):
-        _check_itk(path)
+        _check_itk(path, layers)
 
 
 def _check_nifti(path: Path) -> None:
@@ -117,7 +118,7 @@ def _unpacked_size(path: Path, need: int) -> int:
     return total
 
 
-def _check_itk(path: Path) -> None:
+def _check_itk(path: Path, layers: int) -> None:
     import SimpleITK as sitk
 
     data, start, packed = _itk_data(path)
@@ -130,14 +131,16 @@ def _check_itk(path: Path) -> None:
         reader.ReadImageInformation()
     except RuntimeError as error:
         raise InputError(f"{path}: not a readable {ending(path)} file; was it renamed or cut off?") from error
-    if reader.GetNumberOfComponents() != 1:
-        raise InputError(f"{path}: a voxel must be one number, got {reader.GetNumberOfComponents()} components")
+    components = reader.GetNumberOfComponents()
+    if components > layers:
+        most = "one number" if layers == 1 else f"{layers} numbers at most"
+        raise InputError(f"{path}: a voxel must be {most}, got {components} components")
     size, dimension = reader.GetSize(), reader.GetDimension()
     if dimension != 3:
         raise InputError(f"{path}: a scan must have 3 dimensions, got {dimension}: {size}")
     affine = itk_affine(reader.GetDirection(), reader.GetSpacing(), reader.GetOrigin())
     _check_geometry(path, size, np.array(reader.GetSpacing()), affine)
-    voxels = int(np.prod(size, dtype=object))
+    voxels = int(np.prod(size, dtype=object)) * components
     item = sitk.GetArrayViewFromImage(sitk.Image([1, 1, 1], reader.GetPixelID())).itemsize
     _check_size(path, voxels, voxels * item, (data.stat().st_size - start) * (MAX_DEFLATE if packed else 1))
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from iris_core.case import Case, InputError, LabelClass
 from iris_core.checkpoint import write_json
+from nnunet_adapters.grid import check_same_grid
 from nnunet_adapters.headers import check_header
-from nnunet_adapters.images import check_same_grid, ras_affine
+from nnunet_adapters.images import ras_affine
 from nnunet_adapters.label_maps import LabelMaps, open_label_maps
 
 os.environ.setdefault("nnUNet_n_proc_DA", "2")  # else importing nnunetv2's configuration runs `hostname`

@@ -11,8 +11,9 @@ import numpy as np
 from iris_core.case import InputError
 from iris_core.checkpoint import write_atomically
 from nnunet_adapters.folder import former_results
+from nnunet_adapters.grid import check_same_grid
 from nnunet_adapters.headers import check_header
-from nnunet_adapters.images import check_same_grid, ras_affine
+from nnunet_adapters.images import ras_affine
 from nnunet_adapters.raw import RawDataset
 
 

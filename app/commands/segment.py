@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -51,6 +51,17 @@ class Segment(Shown):
     """… of which this is one, from 0."""
     confidence: bool = True
     """Estimate each result's quality: segment the reference with the result as its mask. Costs as much again."""
+    format: Literal["query", "nii.gz", "seg.nrrd", "dicom-seg", "rtstruct"] = "query"
+    """Of the masks. query: the query's own; of a folder of DICOM files a .nii.gz with a DICOM-SEG beside it. The last
+    two are for folders of DICOM files only."""
+    probabilities: bool = False
+    """Also write how likely each structure is in each voxel (0 to 1): a NIfTI a structure, in OUTPUT/probabilities."""
+    threshold: float = 0.5
+    """Probability above which a voxel belongs to a structure."""
+    keep_largest: bool = False
+    """Of a structure's pieces keep the largest only."""
+    min_ml: float = 0.0
+    """Leave out pieces of a structure below so many mL."""
 
     def run(self) -> int:
         from app.service import Service
@@ -61,6 +72,7 @@ class Segment(Shown):
         shown = (*self.reference, *self.mask, *map(Path, self.task))
         queries = expand_queries(self.query, shown)
         references = self.references()
+        wanted = self._wanted(references)
         plan = self.plan(service, references)
         report = {
             "command": ["iris", *sys.argv[1:]],
@@ -80,8 +92,23 @@ class Segment(Shown):
         def confidence(query, labels, embedding):
             return service.confidence(judges, query, labels, embedding)
 
-        kept = self.output, self.continue_, report, part
-        return segment_queries(service.segment, plan, confidence, queries, shown, *kept)
+        kept = self.output, self.continue_, report, part, wanted
+        return segment_queries(service.predict, plan, confidence, queries, shown, *kept)
+
+    def _wanted(self, references: list):
+        """Colours are those of the references' masks, else the viewers'."""
+        from app.viewers.colours import colour
+        from nnunet_adapters.outputs import Wanted
+
+        own = {name: rgb for case in references for name, rgb in case.colours.items()}
+        return Wanted(
+            self.format,
+            self.probabilities,
+            self.threshold,
+            self.keep_largest,
+            self.min_ml,
+            lambda index, name: own.get(name, colour(index)),
+        )
 
 
 @dataclass(frozen=True)

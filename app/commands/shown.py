@@ -20,7 +20,10 @@ class Shown:
     reference: Repeated = ()
     """Reference scan (.nii, .nii.gz, .nrrd, .mha, .mhd, or a folder of DICOM files). May be repeated."""
     mask: Repeated = ()
-    """Its mask: whole numbers, 0 is background, on the reference's grid. One for each reference, in their order."""
+    """Its mask, on the reference's grid: a scan's format with whole numbers, 0 is background; 3D Slicer's .seg.nrrd; or
+    a DICOM-SEG or RTSTRUCT (.dcm). One for each reference, in their order."""
+    resample_mask: bool = False
+    """Bring a mask that lies on another grid to its reference's, instead of refusing it."""
     task: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Task file that `iris encode` wrote with the same weights, or hf://owner/name[@revision]/file.task.safetensors on
     the Hub. May be repeated."""
@@ -43,7 +46,7 @@ class Shown:
     intensity: Literal["auto", "ct", "percentile"] = "auto"
     """Normalisation: ct for Hounsfield units, percentile for everything else; auto looks at the references."""
     names: tuple[str, ...] = ()
-    """Class names as value=name, for example 1=liver 2=spleen."""
+    """Class names as value=name, for example 1=liver 2=spleen; they go before names in the mask's file."""
     top_k: int = 3
     """References that retrieval averages for a class."""
     seed: int = 0
@@ -56,7 +59,7 @@ class Shown:
 
     def references(self) -> list:
         """The cases that --reference and --mask name; those of --pool too where their scans themselves are wanted."""
-        cases = read_references(self.reference, self.mask, parse_names(self.names))
+        cases = read_references(self.reference, self.mask, parse_names(self.names), self.resample_mask)
         if self.pool and self.strategy == "tuning":
             dataset = self._dataset()
             cases += [case for case in map(dataset.case, sorted(dataset.files)) if case.present()]
@@ -121,7 +124,9 @@ class _Bar:
         self._bar.close()
 
 
-def read_references(scans: tuple[Path, ...], masks: tuple[Path, ...], names: dict[int, str] | None = None) -> list:
+def read_references(
+    scans: tuple[Path, ...], masks: tuple[Path, ...], names: dict[int, str] | None = None, resample: bool = False
+) -> list:
     """Cases with labels. Raises InputError where scans and masks do not pair up."""
     from nnunet_adapters.images import read_reference
 
@@ -129,7 +134,7 @@ def read_references(scans: tuple[Path, ...], masks: tuple[Path, ...], names: dic
         raise InputError(
             f"--reference and --mask must come in pairs, got {len(scans)} references and {len(masks)} masks"
         )
-    return [read_reference(scan, mask, names) for scan, mask in zip(scans, masks, strict=True)]
+    return [read_reference(scan, mask, names, resample) for scan, mask in zip(scans, masks, strict=True)]
 
 
 def parse_names(pairs: tuple[str, ...]) -> dict[int, str]:

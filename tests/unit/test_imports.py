@@ -27,6 +27,7 @@ MAY_IMPORT = {
         "SimpleITK",
         "highdicom",
         "pydicom",
+        "skimage",  # contours, connected pieces
         "numpy",
         "tqdm",
     },
@@ -42,6 +43,8 @@ LAYERS = [
     "checkpoint",
     "shown_file",
     "task_file",
+    "prediction",
+    "region",
     "inference",
     "forecast",
     "strategies",  # after inference: retrieval's first pass segments the query

@@ -110,16 +110,16 @@ def test_parts_share_a_folder(segment, scan, tmp_path):
 
 
 def test_a_mask_that_cannot_be_written_is_the_failure_of_its_query(segment, scan, monkeypatch, tmp_path, capsys):
-    from nnunet_adapters import folder
+    from nnunet_adapters import outputs
 
-    real = folder.write_mask
+    real = outputs.write_mask
 
-    def disk_full_for_the_first(labels, like, output):
+    def disk_full_for_the_first(labels, like, output, structures):
         if like == scan[0]:
             raise OSError("no space left on device")
-        real(labels, like, output)
+        real(labels, like, output, structures)
 
-    monkeypatch.setattr(folder, "write_mask", disk_full_for_the_first)
+    monkeypatch.setattr(outputs, "write_mask", disk_full_for_the_first)
     code, out = segment(*scan)
     assert code == 1
     assert f"{scan[0]}: no space left on device" in capsys.readouterr().err

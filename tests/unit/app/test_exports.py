@@ -41,6 +41,19 @@ def test_statistics_are_in_patient_coordinates(rows):
     assert none["mean"] is none["centroid_mm"] is none["confidence"] is None
 
 
+def test_a_ball_has_its_diameter_and_surface():
+    """Of radius 20 mm, in voxels of 1 × 2 × 1 mm, stored turned about; a single voxel; nothing."""
+    affine = np.array([[0, -1.0, 0, 0], [0, 0, 2, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
+    labels = ball((50, 50, 25), (24, 24, 12), 20, (1, 1, 2)).astype(np.int32)
+    labels[0, 0, 0] = 2
+    case = Case(np.zeros(labels.shape, np.float32), affine)
+    round_, single, none = statistics(case, labels, (1, 2, 3), ("ball", "voxel", "none"), {})
+    assert round_["diameter_mm"] == pytest.approx(41, abs=1)
+    assert 1 < round_["surface_mm2"] / (4 * np.pi * 20**2) < 1.12
+    assert single["diameter_mm"] == pytest.approx(2)
+    assert none["diameter_mm"] is none["surface_mm2"] is None
+
+
 def test_the_table_and_the_json_say_the_same(rows, tmp_path):
     rows = [row | {"scan": "Müller, 2"} for row in rows]
     write_statistics(rows, tmp_path / "a.csv", tmp_path / "a.json")

@@ -64,7 +64,7 @@ def test_masks_are_those_of_the_command_line(ran, service, sample, tmp_path):
     query = result.folder / "a patient.nii.gz"
     reference = read_reference(sample / "reference.nii.gz", sample / "reference_mask.nii.gz", NAMES)
     plan = service.plan("one_shot", [reference])
-    assert segment_queries(service.segment, plan, lambda *_: {}, [query], (), tmp_path, False, {}) == 0
+    assert segment_queries(service.predict, plan, lambda *_: {}, [query], (), tmp_path, False, {}) == 0
     ours, theirs = (nibabel.load(path) for path in (*result.masks, tmp_path / "a patient.nii.gz"))
     assert result.masks[0].name == "a patient.nii.gz"
     assert len(np.unique(ours.dataobj)) > 1

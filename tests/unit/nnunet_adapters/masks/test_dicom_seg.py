@@ -1,6 +1,7 @@
 """DICOM-SEG: what is read back lies, in the patient, where the labels lie."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,24 @@ from iris_core.case import InputError
 from iris_core.embeddings import TaskEmbedding
 from iris_core.model.task_encoder import Task
 from iris_core.strategies import Chosen
-from nnunet_adapters.dicom_seg import dicom_seg
 from nnunet_adapters.folder import segment_queries
 from nnunet_adapters.images import read_scan
+from nnunet_adapters.masks.dicom_seg import write
+from nnunet_adapters.masks.mask import Structure
+
+
+@dataclass
+class Found:
+    """A prediction that is certain."""
+
+    voxels: np.ndarray
+
+    def labels(self, threshold: float) -> np.ndarray:
+        return self.voxels
+
+
+def structures(values, names) -> list[Structure]:
+    return [Structure(value, name, (200, 30, 0)) for value, name in zip(values, names, strict=True)]
 
 
 def some_labels() -> np.ndarray:
@@ -56,7 +72,7 @@ def read_back(path: Path, affine: np.ndarray) -> dict[str, set[tuple[int, ...]]]
 def test_every_voxel_comes_back_where_it_was(tmp_path, orientation, backwards):
     series = write_series(tmp_path / "series", orientation, backwards=backwards)
     labels, case = some_labels(), read_scan(series)
-    dicom_seg(series, labels, (1, 2, 4), ("Leber", "Milz", "Gefäß"), tmp_path / "out" / "series.seg.dcm")
+    write(labels, series, structures((1, 2, 4), ("Leber", "Milz", "Gefäß")), tmp_path / "out" / "series.seg.dcm")
     marked = read_back(tmp_path / "out" / "series.seg.dcm", case.affine)
     assert marked == {
         name: set(map(tuple, np.argwhere(labels == value).tolist())) for name, value in (("Leber", 1), ("Gefäß", 4))
@@ -67,7 +83,7 @@ def test_it_says_whose_and_what_it_is(tmp_path):
     import highdicom as hd
 
     series = write_series(tmp_path / "series", SeriesNumber=3)
-    dicom_seg(series, some_labels(), (1,), ("a\\b" * 40,), tmp_path / "a.seg.dcm")
+    write(some_labels(), series, structures((1,), ("a\\b" * 40,)), tmp_path / "a.seg.dcm")
     seg = hd.seg.segread(tmp_path / "a.seg.dcm")
     about = seg.get_segment_description(1)
     assert (seg.PatientID, seg.Modality, seg.SeriesNumber) == ("7", "SEG", 1003)
@@ -82,15 +98,15 @@ def test_it_says_whose_and_what_it_is(tmp_path):
 def test_nothing_found_another_grid_and_poor_headers_are_told(tmp_path):
     series, output = write_series(tmp_path / "series"), tmp_path / "a.seg.dcm"
     with pytest.raises(InputError, match="no structure was found"):
-        dicom_seg(series, np.zeros(SHAPE, np.int32), (1,), ("a",), output)
+        write(np.zeros(SHAPE, np.int32), series, structures((1,), ("a",)), output)
     with pytest.raises(InputError, match="must lie on its grid"):
-        dicom_seg(series, np.ones(SHAPE[::-1], np.int32), (1,), ("a",), output)
+        write(np.ones(SHAPE[::-1], np.int32), series, structures((1,), ("a",)), output)
     poor = write_series(tmp_path / "poor", FrameOfReferenceUID=None)
     with pytest.raises(InputError, match="none of FrameOfReferenceUID"):
-        dicom_seg(poor, np.ones(SHAPE, np.int32), (1,), ("a",), output)
+        write(np.ones(SHAPE, np.int32), poor, structures((1,), ("a",)), output)
     vague = write_series(tmp_path / "vague", PatientSex="W")
     with pytest.raises(InputError, match="no DICOM-SEG can be made"):
-        dicom_seg(vague, np.ones(SHAPE, np.int32), (1,), ("a",), output)
+        write(np.ones(SHAPE, np.int32), vague, structures((1,), ("a",)), output)
     assert not output.exists()
 
 
@@ -101,7 +117,7 @@ def test_iris_segment_leaves_one_beside_the_mask_of_a_folder(tmp_path, capsys):
     kept = [found, empty], (), tmp_path / "out", False, {}
     for _ in range(2):  # the second run writes over the first
         code = segment_queries(
-            lambda embedding, case: np.where(case.image < -100, 4, 0).astype(np.int32),
+            lambda embedding, case: Found(np.where(case.image < -100, 4, 0).astype(np.int32)),
             lambda case: Chosen(task),
             lambda *_: {},
             *kept,
@@ -128,7 +144,7 @@ def test_old_files_without_the_preamble_are_read_as_the_scan_was(tmp_path):
         bare = Dataset()
         bare.update(dcmread(file))
         dcmwrite(file, bare, implicit_vr=True, little_endian=True)
-    dicom_seg(series, some_labels(), (1,), ("Leber",), tmp_path / "old.seg.dcm")
+    write(some_labels(), series, structures((1,), ("Leber",)), tmp_path / "old.seg.dcm")
     affine = read_scan(series).affine
     assert read_back(tmp_path / "old.seg.dcm", affine)["Leber"] == set(
         map(tuple, np.argwhere(some_labels() == 1).tolist())
