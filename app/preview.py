@@ -6,9 +6,11 @@ from pathlib import Path
 
 from app.results import Result, keep_scan, scores_of
 from app.uploads import gather, pairs, scan_of
+from app.viewers.colours import colour
 from app.work import Asked
 from iris_core.case import Case, InputError
 from nnunet_adapters.images import read_reference, read_scan, write_mask
+from nnunet_adapters.masks.mask import Structure
 
 
 def preview(folder: Path, asked: Asked, former: Result) -> Result:
@@ -63,7 +65,8 @@ def correct(result: Result, number: int, mask: Path) -> Result:
         names, spacing_mm = tuple(classes), changed.spacing_mm
         measured = scores_of(changed.labels, scan.truth, names, spacing_mm)
         changed = replace(changed, truth=scan.truth, scores=measured)
-    write_mask(case.labels, scan.source, scan.mask)  # what is taken away is what is seen
+    structures = [Structure(value, name, colour(i)) for i, (name, value) in enumerate(classes.items())]
+    write_mask(case.labels, scan.source, scan.mask, structures)  # what is taken away is what is seen
     scans = (*result.scans[:number], changed, *result.scans[number + 1 :])
     return replace(result, classes=classes, scans=scans)
 

@@ -11,7 +11,7 @@ from iris_core.strategies import STRATEGIES, Options
 from iris_core.strategies.memory_bank import known_classes
 
 SCANS = [".nii", ".gz", ".nrrd", ".mha", ".dcm", ".ima", ".zip"]
-MASKS = [".nii", ".gz", ".nrrd", ".mha"]
+MASKS = [".nii", ".gz", ".nrrd", ".mha", ".dcm"]
 
 TITLE = """# Iris
 Show one scan with its mask, and the same structures are segmented in your other scans."""
