@@ -38,6 +38,18 @@ def tiny_weights(tmp_path_factory, tiny) -> Path:
 
 
 @pytest.fixture(scope="session")
+def eager_weights(tmp_path_factory) -> Path:
+    """Untrained, but eager: whatever the classes, all are marked."""
+    torch.manual_seed(0)
+    model = Iris(PRESETS["tiny"])
+    with torch.no_grad():
+        model.mask_decoder.bias.fill_(0.5)
+    folder = tmp_path_factory.mktemp("eager")
+    checkpoint.save(folder, model, MemoryBank(), {})
+    return folder
+
+
+@pytest.fixture(scope="session")
 def sample() -> Path:
     """Folder of the hippocampus sample: reference, reference_mask, query, query_mask (.nii.gz)."""
     return SAMPLES / "hippocampus"

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import gradio as gr
 import numpy as np
 import pytest
-import torch
 from conftest import write_nifti
 
 from app.explained import SHARES, explained
@@ -18,10 +17,7 @@ from app.session import Sessions
 from app.ui.actions import Actions
 from app.ui.bench import Bench
 from app.work import Asked, run
-from iris_core import checkpoint
 from iris_core.case import InputError
-from iris_core.embeddings import MemoryBank
-from iris_core.model.iris import PRESETS, Iris
 from nnunet_adapters.images import read_reference
 
 VISITOR = SimpleNamespace(session_hash="visitor")
@@ -29,15 +25,8 @@ CLASSES = {"Anterior": 1, "Posterior": 2}
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory) -> Service:
-    """Untrained, but eager: it marks both classes."""
-    torch.manual_seed(0)
-    model = Iris(PRESETS["tiny"])
-    with torch.no_grad():
-        model.mask_decoder.bias.fill_(0.5)
-    folder = tmp_path_factory.mktemp("eager")
-    checkpoint.save(folder, model, MemoryBank(), {})
-    return Service(str(folder), "cpu")
+def service(eager_weights) -> Service:
+    return Service(str(eager_weights), "cpu")
 
 
 @pytest.fixture

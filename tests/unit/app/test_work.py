@@ -10,7 +10,6 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-import torch
 from dicom_files import write_series
 from pydicom import dcmread
 
@@ -19,10 +18,7 @@ from app.service import Service
 from app.ui.actions import split_names
 from app.ui.tables import outcome, structures_table, volumes_table
 from app.work import Asked, Stopped, encode, run
-from iris_core import checkpoint
 from iris_core.case import InputError
-from iris_core.embeddings import MemoryBank
-from iris_core.model.iris import PRESETS, Iris
 from nnunet_adapters.folder import segment_queries
 from nnunet_adapters.images import read_reference
 
@@ -30,15 +26,8 @@ NAMES = {1: "Anterior", 2: "Posterior"}
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory) -> Service:
-    """Untrained, but eager: it marks both classes."""
-    torch.manual_seed(0)
-    model = Iris(PRESETS["tiny"])
-    with torch.no_grad():
-        model.mask_decoder.bias.fill_(0.5)
-    folder = tmp_path_factory.mktemp("eager")
-    checkpoint.save(folder, model, MemoryBank(), {})
-    return Service(str(folder), "cpu")
+def service(eager_weights) -> Service:
+    return Service(str(eager_weights), "cpu")
 
 
 def ask(sample, queries, **more) -> Asked:
