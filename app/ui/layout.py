@@ -47,7 +47,7 @@ def show(service: Service, samples: dict) -> SimpleNamespace:
     """What shows the task: references with masks, saved tasks, known classes."""
     _step("1 · Show what to segment")
     with gr.Tabs(elem_id="shown"):
-        with gr.Tab("Scans with their masks"):
+        with gr.Tab("Scans, masks"):
             references = _files("Reference scans", SCANS, "references")
             masks = _files("Their masks, one for each", MASKS, "masks")
             names = gr.Textbox(
@@ -56,9 +56,9 @@ def show(service: Service, samples: dict) -> SimpleNamespace:
                 placeholder="1=liver 2=spleen",
                 elem_id="names",
             )
-        with gr.Tab("A saved task"):
+        with gr.Tab("Saved task"):
             tasks = _files("Task files: what you took away from a former run", [".safetensors"], "tasks")
-        with gr.Tab("What the weights know"):
+        with gr.Tab("Known structures"):
             known = known_classes(service.checkpoint.bank, service.checkpoint.training)
             classes = gr.Dropdown(
                 list(known),

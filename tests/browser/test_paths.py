@@ -134,7 +134,7 @@ def test_a_dicom_series_gets_a_mask_and_a_dicom_seg(page: Page, address: str, sa
 def test_a_known_structure_needs_no_reference(page: Page, address: str, sample: Path):
     page.goto(address)
     upload(page, "queries", sample / "query.nii.gz")
-    page.get_by_role("tab", name="What the weights know").click()
+    page.get_by_role("tab", name="Known structures").click()
     page.locator("#classes input").fill("hippocampus/ant")
     page.get_by_role("option", name="Dataset004_Hippocampus/Anterior").click()
     page.keyboard.press("Tab")
@@ -186,7 +186,7 @@ def test_programs_encode_segment_and_list_what_is_known(page: Page, address: str
 
     # the task file works on the page too
     page.goto(address)
-    page.get_by_role("tab", name="A saved task").click()
+    page.get_by_role("tab", name="Saved task").click()
     upload(page, "tasks", Path(task))
     upload(page, "queries", sample / "query.nii.gz")
     page.click("#segment")
