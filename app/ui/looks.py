@@ -56,7 +56,8 @@ CSS = """
 .gradio-container { max-width: 1800px !important; margin: auto; }
 #columns { align-items: flex-start; }
 @media (min-width: 1100px) {
-  #bench { position: sticky; top: 0; max-height: 100vh; overflow-y: auto; }
+  #bench { position: sticky; top: 0; max-height: 100vh; overflow-y: auto; flex-wrap: nowrap; }
+  #bench > * { flex: none; }
 }
 .gradio-container h1 { margin: 0; letter-spacing: -0.02em; }
 #head { align-items: center; }

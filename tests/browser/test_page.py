@@ -45,6 +45,7 @@ def terminal(folder: Path, mask: str) -> subprocess.CompletedProcess:
 def test_a_mask_from_the_page_is_that_of_the_terminal(page: Page, address: str, files: Path):
     page.goto(address)
     upload(page, "references", files / "known.nii.gz")
+    expect(page.locator("#slice-axial img")).to_be_in_viewport(timeout=WAIT_MS)  # seen before anything is run
     upload(page, "masks", files / "known-mask.nii.gz")
     upload(page, "queries", files / "patient 7.nii.gz")
     page.click("#segment")
