@@ -226,16 +226,17 @@ export class Drawing {
   /** The smallest box around all that differs from the last step; null: nothing does. */
   difference() {
     const { labels, kept, grid } = this;
-    let box = null;
+    const low = [Infinity, Infinity, Infinity];
+    const high = [-1, -1, -1];
     let index = 0;
     for (let k = 0; k < grid[2]; k++) {
       for (let j = 0; j < grid[1]; j++) {
         for (let i = 0; i < grid[0]; i++, index++) {
-          if (labels[index] !== kept[index]) box = around(box, [i, j, k], [i, j, k]);
+          if (labels[index] !== kept[index]) widen(low, high, i, j, k);
         }
       }
     }
-    return box;
+    return high[0] < 0 ? null : { low, high };
   }
 
   touch(box) {
@@ -243,27 +244,24 @@ export class Drawing {
   }
 
   touchAll(indices) {
+    const [, row, slice] = this.strides;
+    const low = [Infinity, Infinity, Infinity];
+    const high = [-1, -1, -1];
     for (const index of indices) {
-      const voxel = this.strides.map((stride, axis) => Math.floor(index / stride) % this.grid[axis]);
-      this.touch({ low: voxel, high: voxel });
+      widen(low, high, index % row, Math.floor(index / row) % this.grid[1], Math.floor(index / slice));
     }
+    if (indices.length) this.touch({ low, high });
   }
+}
 
-  /** Slices across an axis in which a structure is drawn. */
-  slicesWith(label, axis) {
-    const { labels, grid } = this;
-    const found = new Set();
-    const place = [0, 0, 0];
-    let index = 0;
-    for (place[2] = 0; place[2] < grid[2]; place[2]++) {
-      for (place[1] = 0; place[1] < grid[1]; place[1]++) {
-        for (place[0] = 0; place[0] < grid[0]; place[0]++, index++) {
-          if (labels[index] === label) found.add(place[axis]);
-        }
-      }
-    }
-    return found;
-  }
+// Numbers, not arrays: this runs for each voxel of a large region.
+function widen(low, high, i, j, k) {
+  if (i < low[0]) low[0] = i;
+  if (j < low[1]) low[1] = j;
+  if (k < low[2]) low[2] = k;
+  if (i > high[0]) high[0] = i;
+  if (j > high[1]) high[1] = j;
+  if (k > high[2]) high[2] = k;
 }
 
 function around(box, low, high) {
