@@ -72,9 +72,9 @@ export class Slices {
   /** What NiiVue has to know of a volume to lay out its slices. */
   place(volume) {
     const { nv } = this;
-    const corners = [-0.5, 0.5].flatMap((i) => [-0.5, 0.5].flatMap((j) => [-0.5, 0.5].map((k) => [i, j, k])));
-    const outer = corners.map((corner) => corner.map((part, axis) => (part < 0 ? part : this.grid[axis] - 0.5)));
-    const points = outer.map((corner) => Array.from(volume.vox2mm(corner, volume.matRAS)));
+    const [is, js, ks] = this.grid.map((n) => [-0.5, n - 0.5]);
+    const corners = is.flatMap((i) => js.flatMap((j) => ks.map((k) => [i, j, k])));
+    const points = corners.map((corner) => Array.from(volume.vox2mm(corner, volume.matRAS)));
     const extreme = (most) => [0, 1, 2].map((axis) => most(...points.map((point) => point[axis])));
     const [low, high] = [extreme(Math.min), extreme(Math.max)];
     const size = [1, 2, 3].map((axis) => volume.pixDimsRAS[axis] * volume.dimsRAS[axis]);

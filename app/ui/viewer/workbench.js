@@ -1,5 +1,5 @@
 // A viewer of slices in which a mask can be drawn. What it shows comes from Python as props.value; what the user does
-// goes to Python as events ("load", "select", "input", "submit"). docs: the contract is at the top of viewer.py's tests.
+// goes to Python as events ("load", "select", "input", "submit").
 
 import { Drawing, GROW_LIMIT } from "./drawing.js";
 import { handle } from "./hands.js";
@@ -122,7 +122,7 @@ class Workbench {
     if (!value) return this.empty();
     if (before?.id !== value.id) await this.open(value);
     else if (before.mask_revision !== value.mask_revision) await this.reload(value);
-    else if (!this.saver.dirty) this.structures = value.structures;
+    else if (this.renamedByServer(value)) this.structures = value.structures;
     this.value = value;
     this.free();
     if (!value.draw) this.state.tool = "look";
@@ -132,7 +132,14 @@ class Workbench {
     if (value.draw && !this.structures.length) this.panel.askForStructure();
   }
 
+  /** A value that still has the old list is an echo from before the user's last change. */
+  renamedByServer({ structures }) {
+    const known = JSON.stringify(this.value.structures) === JSON.stringify(structures);
+    return !known && !this.saver.dirty && !this.saver.sending;
+  }
+
   empty() {
+    this.saver.forget();
     this.value = null;
     this.structures = [];
     this.slices.unload();
@@ -148,6 +155,7 @@ class Workbench {
 
   async open(value) {
     this.value = null; // nothing may be drawn meanwhile
+    this.saver.forget();
     this.say("loading…");
     const [image, mask] = await Promise.all([read(value.image), value.mask && read(value.mask)]);
     const grid = gridOf(image);
