@@ -126,21 +126,20 @@ def viewer(page: Page, server, scan) -> Locator:
     expect(page.locator(".wb-reading")).to_contain_text("voxel 5, 30, 20", timeout=WAIT * 1000)
     yield page.locator("#workbench canvas")
     assert not complaints
-    own = urlsplit(server.address).netloc
-    assert {url.netloc for url in asked if url.scheme.startswith("http") and url.netloc != own} <= GRADIOS_OWN
-
-
-GRADIOS_OWN = set()
+    hosts = {url.netloc for url in asked if url.scheme.startswith("http")}
+    assert hosts == {urlsplit(server.address).netloc}
 
 
 def screen(canvas: Locator) -> np.ndarray:
     canvas.page.wait_for_timeout(300)  # two frames of a software renderer
-    return np.asarray(Image.open(io.BytesIO(canvas.screenshot())).convert("L"))
+    return np.array(Image.open(io.BytesIO(canvas.screenshot())).convert("L"))
 
 
 def bright(canvas: Locator) -> list[tuple[float, float]]:
     """Where the two bright voxels are, in the page's pixels: only their slice shows them."""
-    rows, columns = np.nonzero(screen(canvas) > 240)
+    picture = screen(canvas)
+    picture[[0, -1]] = picture[:, [0, -1]] = 0  # where the canvas ends within a pixel the page shines through
+    rows, columns = np.nonzero(picture > 240)
     middle = (columns.min() + columns.max()) / 2
     box = canvas.bounding_box()
     sides = columns < middle, columns >= middle
@@ -163,8 +162,8 @@ def drag(page: Page, start, end) -> None:
 
 def test_a_stroke_arrives_where_it_was_drawn(page: Page, server, viewer):
     left, right = bright(viewer)
-    page.get_by_role("button", name="Pen (b)").click()
-    page.get_by_role("button", name="Pen of 1 voxels").click()
+    page.get_by_role("button", name="Pen", exact=True).click()
+    page.get_by_role("button", name="Pen of 1 voxel").click()
     drag(page, left, right)
     told = server.told("input")
     assert told["id"] == "s1" and [each["name"] for each in told["structures"]] == ["liver"]
@@ -172,7 +171,7 @@ def test_a_stroke_arrives_where_it_was_drawn(page: Page, server, viewer):
     new = {tuple(voxel) for voxel in np.argwhere(mask == 1) if voxel[0] > 10}
     assert new == {(i, 10, 20) for i in range(RIGHT[0], LEFT[0] + 1)}
     assert (mask[4:9, 5:15, 18:23] == 1).all()  # what was there before
-    expect(page.get_by_role("status")).to_contain_text("saved")
+    expect(page.locator(".wb-status")).to_contain_text("saved")
 
     # undone, done again, and with a second structure
     viewer.focus()
@@ -180,7 +179,7 @@ def test_a_stroke_arrives_where_it_was_drawn(page: Page, server, viewer):
     assert not drawn(server.told("input", 2)["path"])[10:].any()
     page.keyboard.press("Control+Shift+Z")
     assert drawn(server.told("input", 3)["path"])[10:].sum() == 11
-    page.get_by_role("button", name="Add a structure").click()
+    page.get_by_role("button", name="+ Structure").click()
     page.get_by_label("Name of the structure").fill("spleen")
     page.keyboard.press("Enter")
     assert server.told("input", 4)["structures"][1] == {"name": "spleen", "colour": "#56b4e9"}
@@ -189,7 +188,7 @@ def test_a_stroke_arrives_where_it_was_drawn(page: Page, server, viewer):
     assert mask[LEFT] == 2 and mask[RIGHT] == 1 and (mask == 2).sum() == 1
 
     # the server's work is one step, and what it answers is shown without loading the scan again
-    page.get_by_role("button", name="Smooth the structure").click()
+    page.get_by_role("button", name="Smooth").click()
     told = server.told("submit")
     assert (told["action"], told["structure"], told["axis"]) == ("smooth", 1, None)
     answer = np.zeros(SHAPE, np.uint8)
@@ -197,7 +196,7 @@ def test_a_stroke_arrives_where_it_was_drawn(page: Page, server, viewer):
     images = []
     page.on("request", lambda request: images.append(request.url) if "image.nii" in request.url else None)
     server.show(page, **(server.value | {"mask": server.write("answer.nii.gz", answer), "mask_revision": 1}))
-    expect(page.get_by_role("button", name="Smooth the structure")).to_be_enabled()
+    expect(page.get_by_role("button", name="Smooth")).to_be_enabled()
     page.get_by_role("button", name="Undo").click()
     assert (drawn(server.told("input", 6)["path"]) == mask).all()
     assert not images
@@ -243,14 +242,14 @@ def test_looking_around(page: Page, server, viewer):
     errors["legend"] = [{"name": "both agree", "colour": "#009e73"}]
     element = viewer.element_handle()
     server.show(page, **(server.value | {"layers": [errors], "draw": None}))
-    page.get_by_role("button", name="Show errors").click()
+    page.get_by_role("button", name="errors").click()
     expect(page.get_by_text("both agree")).to_be_visible()
     expect(reading).to_contain_text("voxel 29, 11, 20")
     expect(page.get_by_role("toolbar", name="Drawing")).to_be_hidden()
     assert element.evaluate("canvas => canvas.isConnected")
 
     # windowing by the right button, by preset, zoom and reset
-    page.get_by_label("Window").select_option("dark")
+    page.get_by_label("Window", exact=True).select_option("dark")
     expect(page.get_by_label("to", exact=True)).to_have_value("100")
     before = screen(viewer).mean()
     page.mouse.move(*left)

@@ -43,12 +43,19 @@ export function make(tag, attributes = {}, ...children) {
   return element;
 }
 
-const button = (text, label, onclick, attributes = {}) =>
-  make("button", { type: "button", "aria-label": label, title: label, onclick, ...attributes }, text);
+const button = (text, title, onclick, attributes = {}) => make("button", { type: "button", title, onclick, ...attributes }, text);
+
+/** A button with a sign instead of a word. */
+const sign = (text, label, onclick) => button(text, label, onclick, { "aria-label": label });
 
 const group = (label, ...children) => make("div", { class: "wb-group", role: "group", "aria-label": label }, ...children);
 
-const labelled = (text, field) => make("label", {}, make("span", {}, text), field);
+let fields = 0;
+
+function labelled(text, field) {
+  field.id = `wb-field-${++fields}`;
+  return make("span", { class: "wb-field" }, make("label", { for: field.id }, text), field);
+}
 
 const pressed = (element, on) => element.setAttribute("aria-pressed", String(Boolean(on)));
 
@@ -70,7 +77,7 @@ export class Panel {
     });
     this.message = make("p", { class: "wb-message" });
     this.title = make("strong", { class: "wb-title" });
-    this.reading = make("output", { class: "wb-reading", "aria-label": "At the crosshair" });
+    this.reading = make("span", { class: "wb-reading" });
     this.status = make("span", { class: "wb-status", role: "status" });
     this.structures = make("ul", { class: "wb-chips", "aria-label": "Structures" });
     this.layers = make("ul", { class: "wb-chips", "aria-label": "Layers" });
@@ -102,16 +109,16 @@ export class Panel {
       labelled("Opacity", this.opacity),
       this.outline,
       button("Reset view", "Reset view: zoom, position, window", () => actions.reset()),
-      button("?", "Keys", () => this.toggleHelp()),
+      sign("?", "Keys", () => this.toggleHelp()),
     );
   }
 
   buildTools() {
     const { actions } = this;
     this.tools = TOOLS.map(({ name, text, key, hint }) =>
-      button(text, `${text} (${key}): ${hint}`, () => actions.tool(name), { "data-tool": name }),
+      button(text, `${hint} (${key})`, () => actions.tool(name), { "data-tool": name }),
     );
-    this.sizes = SIZES.map((size) => button(String(size), `Pen of ${size} voxels`, () => actions.size(size)));
+    this.sizes = SIZES.map((size) => sign(String(size), `Pen of ${size} voxel${size > 1 ? "s" : ""}`, () => actions.size(size)));
     this.tolerance = make("input", { type: "range", min: 1, max: 50, value: 10, oninput: () => actions.tolerance() });
     this.toleranceText = make("span", {});
     this.in3d = button("3D", "Grow in all slices", () => actions.in3d());
@@ -202,15 +209,16 @@ export class Panel {
   showStructures({ structures, active, hidden, draw }) {
     const chips = structures.map((structure, i) => {
       const seen = !hidden.has(structure.name);
-      const eye = button(seen ? "👁" : "–", `Show ${structure.name}`, () => this.actions.toggle(structure.name));
+      const eye = sign(seen ? "●" : "○", `Show ${structure.name}`, () => this.actions.toggle(structure.name));
       pressed(eye, seen);
       const swatch = make("span", { class: "wb-swatch", style: `background:${structure.colour}` });
       if (!draw) return make("li", {}, eye, swatch, make("span", { class: "wb-name" }, structure.name));
-      const ask = () => this.ask(chip, structure.name, (name) => this.actions.rename(i, name));
-      const choose = button(structure.name, `Draw ${structure.name}`, () => this.actions.choose(i), { class: "wb-name", ondblclick: ask });
+      const ask = () => this.ask(this.structures.children[i], structure.name, (name) => this.actions.rename(i, name));
+      // not dblclick: the first click makes the chips anew
+      const click = (event) => (event.detail === 2 ? ask() : this.actions.choose(i));
+      const choose = button(structure.name, `Draw ${structure.name}; double click: rename`, click, { class: "wb-name" });
       pressed(choose, i === active);
-      const chip = make("li", {}, eye, swatch, choose, button("✎", `Rename ${structure.name}`, ask));
-      return chip;
+      return make("li", {}, eye, swatch, choose, sign("✎", `Rename ${structure.name}`, ask));
     });
     this.keepFocus(this.structures, () => this.structures.replaceChildren(...chips));
     this.structures.hidden = !structures.length;
@@ -263,8 +271,8 @@ export class Panel {
 
   /** A list that is made anew keeps the keyboard where it was. */
   keepFocus(list, change) {
-    const label = list.contains(document.activeElement) && document.activeElement.getAttribute("aria-label");
+    const title = list.contains(document.activeElement) && document.activeElement.title;
     change();
-    if (label) list.querySelector(`[aria-label="${CSS.escape(label)}"]`)?.focus();
+    if (title) list.querySelector(`[title="${CSS.escape(title)}"]`)?.focus();
   }
 }

@@ -233,7 +233,7 @@ class Workbench {
     const millimetres = this.slices.millimetres(voxel).map((value) => value.toFixed(1));
     const intensity = Number(this.slices.intensity(voxel).toPrecision(5));
     const structure = this.structures[this.drawing.at(voxel) - 1]?.name ?? "no structure";
-    this.panel.reading.value = `voxel ${voxel.join(", ")} · ${millimetres.join(", ")} mm · intensity ${intensity} · ${structure}`;
+    this.panel.reading.textContent = `voxel ${voxel.join(", ")} · ${millimetres.join(", ")} mm · intensity ${intensity} · ${structure}`;
   }
 
   setRange(range) {
