@@ -61,7 +61,7 @@ const pressed = (element, on) => element.setAttribute("aria-pressed", String(Boo
 
 const number = (value) => String(Number(value.toPrecision(4)));
 
-/** do: what the user can want; see workbench.js. */
+/** actions: what the user can want; see workbench.js. */
 export class Panel {
   constructor(root, actions) {
     this.actions = actions;
@@ -119,12 +119,12 @@ export class Panel {
       button(text, `${hint} (${key})`, () => actions.tool(name), { "data-tool": name }),
     );
     this.sizes = SIZES.map((size) => sign(String(size), `Pen of ${size} voxel${size > 1 ? "s" : ""}`, () => actions.size(size)));
-    this.tolerance = make("input", { type: "range", min: 1, max: 50, value: 10, oninput: () => actions.tolerance() });
+    this.tolerance = make("input", { type: "range", min: 1, max: 50, value: 10, oninput: () => actions.show() });
     this.toleranceText = make("span", {});
     this.in3d = button("3D", "Grow in all slices", () => actions.in3d());
     this.grow = group("Grow", labelled("Tolerance", this.tolerance), this.toleranceText, this.in3d);
-    this.undo = button("Undo", "Undo (Ctrl+Z)", () => actions.undo());
-    this.redo = button("Redo", "Redo (Ctrl+Y)", () => actions.redo());
+    this.undo = button("Undo", "Undo (Ctrl+Z)", () => actions.travel("undo"));
+    this.redo = button("Redo", "Redo (Ctrl+Y)", () => actions.travel("redo"));
     this.toolbar = make(
       "div",
       { class: "wb-bar wb-tools", role: "toolbar", "aria-label": "Drawing" },
@@ -190,9 +190,9 @@ export class Panel {
     if (this.low.value && this.high.value && range[0] < range[1]) this.actions.range(range);
   }
 
-  showTools({ draw, tool, size, in3d, tolerance, undo, redo, busy, outline }) {
-    this.toolbar.hidden = !draw;
-    this.hint.textContent = draw?.hint ?? "";
+  /** The first argument is an Editor; in3d and the like are its state. */
+  showTools({ allowed, tool, size, in3d, tolerance, canUndo, canRedo, busy }, outline) {
+    this.toolbar.hidden = !allowed;
     this.tools.forEach((element) => pressed(element, element.dataset.tool === tool));
     this.sizes.forEach((element, i) => pressed(element, SIZES[i] === size));
     this.penSizes.hidden = !["pen", "eraser"].includes(tool);
@@ -201,18 +201,18 @@ export class Panel {
     pressed(this.in3d, in3d);
     pressed(this.outline, outline);
     for (const element of this.toolbar.querySelectorAll("button")) element.disabled = busy;
-    this.undo.disabled ||= !undo;
-    this.redo.disabled ||= !redo;
-    this.canvas.dataset.tool = draw ? tool : "look";
+    this.undo.disabled ||= !canUndo;
+    this.redo.disabled ||= !canRedo;
+    this.canvas.dataset.tool = allowed ? tool : "look";
   }
 
-  showStructures({ structures, active, hidden, draw }) {
+  showStructures({ structures, active, hidden, allowed }) {
     const chips = structures.map((structure, i) => {
       const seen = !hidden.has(structure.name);
       const eye = sign(seen ? "●" : "○", `Show ${structure.name}`, () => this.actions.toggle(structure.name));
       pressed(eye, seen);
       const swatch = make("span", { class: "wb-swatch", style: `background:${structure.colour}` });
-      if (!draw) return make("li", {}, eye, swatch, make("span", { class: "wb-name" }, structure.name));
+      if (!allowed) return make("li", {}, eye, swatch, make("span", { class: "wb-name" }, structure.name));
       const ask = () => this.ask(this.structures.children[i], structure.name, (name) => this.actions.rename(i, name));
       // not dblclick: the first click makes the chips anew
       const click = (event) => (event.detail === 2 ? ask() : this.actions.choose(i));
@@ -222,7 +222,7 @@ export class Panel {
     });
     this.keepFocus(this.structures, () => this.structures.replaceChildren(...chips));
     this.structures.hidden = !structures.length;
-    if (!draw) this.adding.replaceChildren();
+    if (!allowed) this.adding.replaceChildren();
     else if (!this.adding.querySelector("input")) this.offerAdding();
   }
 

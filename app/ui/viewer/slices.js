@@ -13,6 +13,7 @@ const LAYOUTS = {
 };
 const NEVER = 0;
 const ZOOMS = [0.5, 40];
+const CROSSHAIR = 0.2; // percent of the scan's width, at zoom 1
 
 const OPTIONS = {
   interactive: false, // hands.js does it: NiiVue's own keys, drops and double clicks would surprise here
@@ -21,8 +22,7 @@ const OPTIONS = {
   multiplanarShowRender: NEVER,
   multiplanarPadPixels: 6,
   crosshairWidthUnit: "percent",
-  crosshairWidth: 0.3,
-  crosshairGap: 14,
+  crosshairGap: 16,
   crosshairColor: [0.4, 0.8, 1, 0.8],
   fontColor: [0.85, 0.85, 0.85, 1],
   fontSizeScaling: 0.3,
@@ -81,7 +81,7 @@ export class Slices {
     nv.volumeObject3D = { extentsMin: low, extentsMax: high, fieldOfViewDeObliqueMM: size, furthestVertexFromOrigin: 1 };
     Object.assign(nv.back, { dims: volume.dimsRAS, pixDims: volume.pixDimsRAS });
     Object.assign(nv, nv.sliceScale(true));
-    nv.crosshairs3D = null;
+    if (nv.crosshairs3D) nv.crosshairs3D.mm[0] = NaN;
   }
 
   /** Several changes before the next frame are drawn once. */
@@ -145,7 +145,14 @@ export class Slices {
     const pan = this.nv.scene.pan2Dxyzmm;
     const zoom = clamp(pan[3] * factor, ...ZOOMS);
     for (let axis = 0; axis < 3; axis++) pan[axis] += place[axis] * (pan[3] - zoom);
-    pan[3] = zoom;
+    this.setZoom(zoom);
+  }
+
+  /** The crosshair stays as thin as it was; NiiVue makes it anew when its position is unknown. */
+  setZoom(zoom) {
+    this.nv.scene.pan2Dxyzmm[3] = zoom;
+    this.nv.opts.crosshairWidth = CROSSHAIR / zoom;
+    if (this.nv.crosshairs3D) this.nv.crosshairs3D.mm[0] = NaN;
     this.draw();
   }
 
@@ -158,7 +165,7 @@ export class Slices {
 
   reset() {
     this.nv.scene.pan2Dxyzmm = new Float32Array([0, 0, 0, 1]);
-    this.draw();
+    this.setZoom(1);
   }
 
   dispose() {
