@@ -1,4 +1,4 @@
-"""The viewer in a real browser and a small Gradio page: what is drawn on the screen arrives in Python voxel for voxel."""
+"""The viewer in a real browser and a small Gradio page: what is drawn on the screen arrives voxel for voxel."""
 
 import io
 import json
@@ -113,7 +113,7 @@ def scan(server) -> dict:
 
 @pytest.fixture
 def viewer(page: Page, server, scan) -> Locator:
-    """The viewer's canvas with a scan that can be drawn on; fails where the page has asked another host or complained."""
+    """The viewer's canvas with a scan to draw on; fails where the page has asked another host or complained."""
     asked, complaints = [], []
     page.on("request", lambda request: asked.append(urlsplit(request.url)))
     page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -136,14 +136,14 @@ def screen(canvas: Locator) -> np.ndarray:
 
 
 def bright(canvas: Locator) -> list[tuple[float, float]]:
-    """Where the two bright voxels are, in the page's pixels: only their slice shows them."""
+    """Where the two bright voxels are, in the page's pixels; of a single one two halves."""
     picture = screen(canvas)
     picture[[0, -1]] = picture[:, [0, -1]] = 0  # where the canvas ends within a pixel the page shines through
     rows, columns = np.nonzero(picture > 240)
-    middle = (columns.min() + columns.max()) / 2
+    middle = (columns.min() + columns.max() + 1) // 2
     box = canvas.bounding_box()
     sides = columns < middle, columns >= middle
-    return [(box["x"] + columns[side].mean() + 0.5, box["y"] + rows[side].mean() + 0.5) for side in sides]
+    return [(box["x"] + columns[side].mean() + 0.5, box["y"] + rows[side].mean() + 0.5) for side in sides if side.any()]
 
 
 def drawn(path: str) -> np.ndarray:
@@ -200,6 +200,28 @@ def test_a_stroke_arrives_where_it_was_drawn(page: Page, server, viewer):
     page.get_by_role("button", name="Undo").click()
     assert (drawn(server.told("input", 6)["path"]) == mask).all()
     assert not images
+
+
+def test_all_planes(page: Page, server, viewer):
+    liver = {"structures": [{"name": "liver", "colour": "#e69f00"}], "draw": {"hint": "Draw the liver"}}
+    image = server.value["image"]
+    server.show(page, id="s2", image=image, at=[5, 10, 25], **liver)
+    page.get_by_label("Layout").select_option("coronal")
+    expect(page.locator(".wb-reading")).to_contain_text("voxel 5, 10, 25")
+    left, right = bright(viewer)
+    page.get_by_role("button", name="Pen", exact=True).click()
+    page.get_by_role("button", name="Pen of 1 voxel").click()
+    drag(page, right, left)
+    told = server.told("input")
+    assert told["id"] == "s2"
+    assert {tuple(voxel) for voxel in np.argwhere(drawn(told["path"]))} == {(i, 10, 20) for i in range(18, 29)}
+
+    server.show(page, id="s3", image=image, at=[28, 30, 5], **liver)
+    page.get_by_label("Layout").select_option("sagittal")
+    expect(page.locator(".wb-reading")).to_contain_text("voxel 28, 30, 5")
+    page.mouse.click(*np.mean(bright(viewer), axis=0))
+    mask = drawn(server.told("input", 2)["path"])
+    assert mask[LEFT] == 1 and mask.sum() == 1
 
 
 def test_grow_and_fill(page: Page, server, viewer):
@@ -271,8 +293,10 @@ def test_no_barriers(page: Page, server, viewer):
     if not axe.is_file():
         pytest.skip("no axe-core")
     page.add_script_tag(path=axe)
-    for theme in ("light", "dark"):
-        page.evaluate("dark => document.body.classList.toggle('dark', dark)", theme == "dark")
+    viewer.focus()
+    page.keyboard.press("g")
+    for dark in (False, True):
+        page.evaluate("dark => document.body.classList.toggle('dark', dark)", dark)
         found = page.evaluate("axe.run('#workbench').then(result => result.violations)")
         assert not [each for each in found if each["impact"] in ("serious", "critical")], found
 

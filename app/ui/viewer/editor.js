@@ -83,23 +83,25 @@ export class Editor {
     if (!this.structures.length) return this.panel.askForStructure();
     this.strokeAxis = spot.axis;
     if (this.tool === "grow") return this.grow(spot, event.shiftKey);
-    const { tool, label } = this;
+    const { tool, label, drawing } = this;
     const { axis } = spot;
+    const current = () => drawing === this.drawing; // another scan may come while the button is down
     const size = tool === "fill" ? 1 : this.size;
     const path = [spot.voxel];
     const to = (voxel) => {
-      this.drawing.line(path.at(-1), voxel, axis, size, label);
+      drawing.line(path.at(-1), voxel, axis, size, label);
       path.push(voxel);
-      this.paint(this.drawing.box);
+      this.paint(drawing.box);
     };
     to(spot.voxel);
     return {
-      move: ({ voxel }) => to(voxel),
+      move: ({ voxel }) => current() && to(voxel),
       end: () => {
-        if (tool === "fill") this.drawing.fill(path, axis, label);
+        if (!current()) return;
+        if (tool === "fill") drawing.fill(path, axis, label);
         this.step();
       },
-      cancel: () => this.paint(this.drawing.cancel()),
+      cancel: () => current() && this.paint(drawing.cancel()),
     };
   }
 
@@ -147,7 +149,8 @@ export class Editor {
 
   /** direction: "undo" or "redo". */
   travel(direction) {
-    if (this.allowed && !this.busy) this.changed(this.drawing[direction]());
+    const still = this.allowed && !this.busy && !this.drawing.box; // not in the middle of a stroke
+    if (still) this.changed(this.drawing[direction]());
   }
 
   changed(box) {

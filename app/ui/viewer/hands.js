@@ -51,20 +51,27 @@ export function handle(canvas, slices, actions) {
 function choose(event, slices, actions) {
   const spot = slices.under(event);
   if (!spot) return null;
+  const following = (act) => ({ move: (next) => follow(slices, next, spot, act) });
   if (event.button === 2) return windowing(event, actions);
   if (event.button === 1) return panning(spot, slices);
   if (event.button !== 0) return null;
   if (actions.drawing(event)) {
     const stroke = actions.stroke(spot, event);
-    return stroke && { ...stroke, move: (next) => stroke.move(slices.under(next, spot.tile)) };
+    return stroke && { ...stroke, ...following(stroke.move) };
   }
   if (event.shiftKey) return panning(spot, slices);
   actions.look(spot.voxel);
-  return { move: (next) => actions.look(slices.under(next, spot.tile).voxel) };
+  return following(({ voxel }) => actions.look(voxel));
 }
 
-function panning({ place, tile }, slices) {
-  return { move: (event) => slices.pan(place, slices.under(event, tile).place) };
+/** Act at what is under the mouse now, in the slice where the gesture has begun; the scan may have gone meanwhile. */
+function follow(slices, event, { tile }, act) {
+  const spot = slices.under(event, tile);
+  if (spot) act(spot);
+}
+
+function panning(start, slices) {
+  return { move: (event) => follow(slices, event, start, ({ place }) => slices.pan(start.place, place)) };
 }
 
 /** Left and right: narrower and wider; up and down: brighter and darker. */
@@ -94,7 +101,7 @@ function pinch(slices, pointers) {
       if (pointers.size !== 2) return;
       const next = measure();
       slices.zoom(next.distance / last.distance, spot.place);
-      slices.pan(spot.place, slices.under(next.middle, spot.tile).place);
+      follow(slices, next.middle, spot, ({ place }) => slices.pan(spot.place, place));
       last = next;
     },
   };
@@ -103,7 +110,7 @@ function pinch(slices, pointers) {
 function wheel(slices, actions) {
   let turned = 0;
   return (event) => {
-    const spot = slices.volume && slices.under(event);
+    const spot = slices.under(event);
     if (!spot) return;
     event.preventDefault();
     const pixels = event.deltaY * (event.deltaMode ? LINE : 1);

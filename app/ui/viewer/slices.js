@@ -123,6 +123,7 @@ export class Slices {
    */
   under(event, tile = null) {
     const { nv } = this;
+    if (!this.volume) return null;
     const box = this.canvas.getBoundingClientRect();
     let x = (event.clientX - box.left) * nv.uiData.dpr;
     let y = (event.clientY - box.top) * nv.uiData.dpr;

@@ -11,6 +11,7 @@ import { Slices } from "./slices.js";
 const SETTLED_MS = 250;
 const NARROW = 640; // pixels: below, the slices lie below each other
 const EMPTY = "Add a scan, and it is shown here";
+const LOST = "The graphics card has dropped the picture. Please load the page again.";
 const NO_WEBGL = "This browser has no WebGL2 graphics, so the server draws the slices.";
 
 const here = (name) => new URL(name, import.meta.url).href;
@@ -83,6 +84,7 @@ class Workbench {
 
   async start(niivue) {
     await this.slices.attach(this.panel.canvas, niivue);
+    this.panel.canvas.addEventListener("webglcontextlost", () => this.panel.say(LOST));
     this.setLayout(this.panel.stage.clientWidth < NARROW ? "column" : "row");
     handle(this.panel.canvas, this.slices, {
       drawing: (event) => this.editor.draws(event),
