@@ -59,6 +59,10 @@ export class Editor {
     return this.allowed && this.tool !== "look" && (!shiftKey || this.tool === "grow");
   }
 
+  get hasPen() {
+    return this.allowed && ["pen", "eraser"].includes(this.tool);
+  }
+
   get label() {
     return this.tool === "eraser" ? 0 : this.active + 1;
   }

@@ -76,6 +76,7 @@ export class Panel {
       "aria-label": "Slices of the scan. Arrow keys move the crosshair, the question mark lists all keys.",
     });
     this.message = make("p", { class: "wb-message" });
+    this.pen = make("div", { class: "wb-pen", hidden: true });
     this.title = make("strong", { class: "wb-title" });
     this.reading = make("span", { class: "wb-reading" });
     this.status = make("span", { class: "wb-status", role: "status" });
@@ -83,7 +84,7 @@ export class Panel {
     this.layers = make("ul", { class: "wb-chips", "aria-label": "Layers" });
     this.adding = make("span", { class: "wb-adding" });
     this.hint = make("span", { class: "wb-hint" });
-    this.stage = make("div", { class: "wb-stage" }, this.canvas, this.message);
+    this.stage = make("div", { class: "wb-stage" }, this.canvas, this.pen, this.message);
     this.body = make("div", { class: "wb-body" }, this.buildView(), this.buildTools(), this.stage, this.buildFoot());
     this.section = make("section", { class: "wb", "aria-label": "Slices" }, this.body, this.buildHelp());
   }
@@ -170,6 +171,15 @@ export class Panel {
     this.message.textContent = sentence ?? "";
     this.message.hidden = !sentence;
     this.section.classList.toggle("wb-empty", Boolean(sentence));
+  }
+
+  /** The pen's outline around the mouse; size: [width, height] in pixels, or null. */
+  showPen(event, size) {
+    this.pen.hidden = !size;
+    if (!size) return;
+    const box = this.stage.getBoundingClientRect();
+    const place = { left: event.clientX - box.left, top: event.clientY - box.top, width: size[0], height: size[1] };
+    for (const [name, value] of Object.entries(place)) this.pen.style[name] = `${value}px`;
   }
 
   showWindow(windows, [low, high]) {

@@ -1,5 +1,6 @@
 // The three slices: NiiVue lays them out, knows where a voxel is on the screen, draws crosshair and letters.
 
+import { planeOf } from "./drawing.js";
 import { Picture } from "./picture.js";
 
 const AXIAL_CORONAL_SAGITTAL = 3; // NiiVue's number for "all three"
@@ -139,6 +140,13 @@ export class Slices {
     voxel[axis] = this.crosshair[axis]; // exact, where the fraction may be a rounding error beside it
     const inside = voxel.every((value, a) => value >= 0 && value < this.grid[a]);
     return { tile: index, axis, voxel, inside, place: nv.frac2mm(fraction) };
+  }
+
+  /** Width and height on the page of a voxel of the slice under the mouse. */
+  voxelSize({ tile, axis }) {
+    const { leftTopWidthHeight: box, fovMM: view } = this.nv.screenSlices[tile];
+    const sizes = planeOf(axis).slice(0, 2).map((a) => this.volume.pixDimsRAS[a + 1]);
+    return sizes.map((size, i) => (size * box[2 + i]) / Math.abs(view[i]) / this.nv.uiData.dpr);
   }
 
   /** Zoom by a factor around a place, which stays where it is on the screen. */

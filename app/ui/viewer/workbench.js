@@ -84,9 +84,11 @@ class Workbench {
 
   async start(niivue) {
     await this.slices.attach(this.panel.canvas, niivue);
-    this.panel.canvas.addEventListener("webglcontextlost", () => this.panel.say(LOST));
-    this.setLayout(this.panel.stage.clientWidth < NARROW ? "column" : "row");
-    handle(this.panel.canvas, this.slices, {
+    const { canvas } = this.panel;
+    canvas.addEventListener("webglcontextlost", () => this.panel.say(LOST));
+    canvas.addEventListener("pointermove", (event) => this.showPen(event));
+    canvas.addEventListener("pointerleave", (event) => this.showPen(event));
+    handle(canvas, this.slices, {
       drawing: (event) => this.editor.draws(event),
       stroke: (spot, event) => this.editor.stroke(spot, event),
       look: this.look,
@@ -145,6 +147,7 @@ class Workbench {
     const grid = gridOf(image);
     const range = Object.values(value.windows)[0] ?? [0, 1];
     this.panel.say(null); // the canvas has to have a size before it is drawn
+    if (!this.layout) this.setLayout(this.fittingLayout());
     await this.slices.load(image, range);
     const labels = mask && labelsOf(mask, grid);
     this.editor.open({ id: value.id, header: maskHeader(image), grid, labels, structures: value.structures });
@@ -226,6 +229,12 @@ class Workbench {
     this.slices.draw();
   }
 
+  /** The page's width is 0 where the viewer is in a part of the page that is not shown yet. */
+  fittingLayout() {
+    const width = this.panel.stage.clientWidth;
+    return width && width < NARROW ? "column" : "row";
+  }
+
   setLayout(name) {
     this.panel.layout.value = name;
     this.slices.setLayout(name);
@@ -262,6 +271,13 @@ class Workbench {
     slices.draw();
   }
 
+  showPen(event) {
+    const shown = event.type === "pointermove" && event.pointerType !== "touch" && this.editor.hasPen;
+    const spot = shown && this.slices.under(event);
+    const size = spot && this.slices.voxelSize(spot).map((pixels) => pixels * this.editor.size);
+    this.panel.showPen(event, size || null);
+  }
+
   showReading() {
     const voxel = this.slices.crosshair;
     const millimetres = this.slices.millimetres(voxel).map((value) => value.toFixed(1));
@@ -272,7 +288,10 @@ class Workbench {
 
   actions() {
     return {
-      layout: (name) => this.setLayout(name),
+      layout: (name) => {
+        this.layout = name; // the user's choice, for the next scans too
+        this.setLayout(name);
+      },
       preset: (name) => this.windows[name] && this.setRange(this.windows[name]),
       range: (range) => this.setRange(range),
       reset: () => this.reset(),
