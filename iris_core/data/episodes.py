@@ -21,7 +21,7 @@ from iris_core.registration import Carried, Lattice, Scan, carry_over, register,
 
 FLIP, PERMUTE, INVERT = 0.25, 0.2, 0.1  # per axis and per episode, the same for reference and query
 DROP_MEMORY, DROP_LOCATION = 0.2, 0.15  # so that T without them (memory bank, moved scans) also works
-DROP_REGISTRATION = 0.25  # of the others: the head learns to find alone, and an episode takes half the time
+DROP_REGISTRATION = 0.25  # of those with a memory: the head learns to find alone, and an episode takes half the time
 STRANGE = 0.3  # share of episodes whose T is made strange, as that of a class that no training showed
 DATASET_EXPONENT = 0.25  # probability of a dataset ∝ patients^exponent. Ours; the paper does not say
 MAPS_EXPONENT = 0.5  # of a folder of label maps ∝ maps^exponent: halfway from folders alike to maps alike. Ours
@@ -47,9 +47,9 @@ class Episode:
     keys: list[str]  # 'Dataset/class' of each class
     drop_memory: bool
     drop_location: bool
-    drop_registration: bool
     strangeness: float  # 0 to 1: how much of T's vectors is noise
     seed: int  # of that noise
+    carried: Carried | None = None  # the reference's masks where registration finds them; None: not registered
     refused: tuple[str, ...] = ()  # 'Dataset: case, case' of draws before this one that no episode could be made of
 
 
@@ -206,7 +206,7 @@ class EpisodeDataset(Dataset):
         def corners(box: np.ndarray) -> Tensor:
             return torch.from_numpy(np.where(flips, -box[::-1], box)[:, order].astype(np.float32))[None]
 
-        return Episode(
+        episode = Episode(
             reference=tensor(sign * reference.image[None]),
             reference_masks=tensor(reference.masks),
             reference_box=corners(reference.box),
@@ -217,10 +217,13 @@ class EpisodeDataset(Dataset):
             keys=keys,
             drop_memory=bool(rng.random() < DROP_MEMORY),
             drop_location=bool(rng.random() < DROP_LOCATION),
-            drop_registration=bool(rng.random() < DROP_REGISTRATION),
             strangeness=float(rng.random() * (rng.random() < STRANGE)),
             seed=int(rng.integers(2**31)),
         )
+        drop_registration = episode.drop_memory or rng.random() < DROP_REGISTRATION
+        if drop_registration or not self.config.registration:
+            return episode
+        return replace(episode, carried=carried_over(episode, self.config.stem_stride))
 
 
 def _without_single(first: np.ndarray, second: np.ndarray) -> list[np.ndarray]:
@@ -231,15 +234,15 @@ def _without_single(first: np.ndarray, second: np.ndarray) -> list[np.ndarray]:
     return [lookup[labels] for labels in (first, second)]
 
 
-def carried_over(episode: Episode, stride: int, device: torch.device) -> Carried:
+def carried_over(episode: Episode, stride: int) -> Carried:
     """The reference's masks where registration finds them in the query. Windows are registered as whole scans are, in
     voxels for mm; what they know of their fields of view says where one may lie in the other."""
     windows = (episode.reference, episode.reference_box), (episode.query, episode.query_box)
     reference, query = (Scan(image[0, 0], (1.0, 1.0, 1.0), _view(image, box)) for image, box in windows)
-    shown = show(reference, list(episode.reference_masks[0]), closer=False).to(device)
+    shown = show(reference, list(episode.reference_masks[0]), closer=False)
     low, high = episode.reference_box[0]
     start = ((episode.query_box[0].mean(0) - low) / (high - low) - 0.5) * torch.tensor(episode.reference.shape[2:])
-    return carry_over([register(query.to(device), shown, start)], Lattice(tuple(query.image.shape), 1.0), stride)
+    return carry_over([register(query, shown, start)], Lattice(tuple(query.image.shape), 1.0), stride)
 
 
 def _view(image: Tensor, box: Tensor) -> Tensor:

@@ -196,13 +196,15 @@ class Gate(nn.Module):
     """How much registration's belief and what the head makes of it count, class by class.
 
     Told by how sure both are of what they find in the window, how well they and the spatial memory agree, and how large
-    it is: what a class is plays no part, so it goes for classes that no training showed. At first both count about
-    once.
+    it is: what a class is plays no part, so it goes for classes that no training showed. At first registration counts
+    about once and the head, which knows nothing yet, a quarter.
     """
 
     def __init__(self, width: int = 16) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(8, width), nn.GELU(), nn.Linear(width, 2))  # not zero: LAMB keeps zeros
+        self.layers = nn.Sequential(nn.Linear(8, width), nn.GELU(), nn.Linear(width, 2))
+        nn.init.zeros_(self.layers[-1].weight)
+        self.layers[-1].bias = nn.Parameter(torch.tensor([0.0, -2.0]))
 
     @exact
     def forward(self, belief: Tensor, learnt: Tensor, match: Tensor) -> Tensor:

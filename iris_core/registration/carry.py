@@ -50,6 +50,9 @@ class Carried:
     masks: Tensor
     certainty: Tensor
 
+    def to(self, device: torch.device) -> "Carried":
+        return Carried(self.masks.to(device), self.certainty.to(device))
+
 
 def carry_over(registered: Sequence[Registered], lattice: Lattice, step: int = 1) -> Carried:
     """Masks on a lattice over the query. step: fields are smooth, so they are looked up on a lattice coarser by so

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from iris_core import checkpoint
 from iris_core.case import Case, InputError, LabelClass
 from iris_core.data.cache import class_spacings, read_case
-from iris_core.data.episodes import Episode, EpisodeDataset, carried_over
+from iris_core.data.episodes import Episode, EpisodeDataset
 from iris_core.evaluation.protocol import Draw, draw_pairs, evaluate, summarise
 from iris_core.model.iris import Iris, IrisConfig, precision
 from iris_core.model.losses import matching_loss, segmentation_loss
@@ -27,6 +27,8 @@ from iris_core.model.task_encoder import Task
 from iris_core.strategies import Given
 from iris_core.training.log import Log
 from iris_core.training.state import State, begin_with
+
+GPU_THREADS = 3
 
 
 @dataclass(frozen=True)
@@ -137,8 +139,7 @@ def _learn(
     model: Iris, device: torch.device, episode: Episode
 ) -> tuple[Episode, Task, float, tuple[Tensor | None, ...]]:
     """Forward and backward of one episode: its T, the loss, and the gradient of every parameter."""
-    registered = model.registers and not episode.drop_memory and not episode.drop_registration
-    carried = carried_over(episode, model.config.stem_stride, device) if registered else None
+    carried = episode.carried and episode.carried.to(device)
     with precision(device):
         reference, query = (model.encode_image(x.to(device)) for x in (episode.reference, episode.query))
         task = model.encode_task(reference, episode.reference_masks.to(device), episode.reference_box.to(device))
@@ -168,12 +169,13 @@ def _average_gradients(model: Iris, of_episodes: list[tuple[Tensor | None, ...]]
 
 @contextmanager
 def _side_by_side(device: torch.device) -> Iterator[ThreadPoolExecutor]:
-    """Episodes of a batch in threads of their own: on a CPU that uses the cores better than each operation does."""
+    """Episodes of a batch in threads of their own: on a CPU that uses the cores better than each operation does, on a
+    GPU one's backward pass begins while the next one's forward pass is launched."""
     cores = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(cores if device.type == "cpu" else 1) as pool:
+        with ThreadPoolExecutor(cores if device.type == "cpu" else GPU_THREADS) as pool:
             yield pool
     finally:
         torch.set_num_threads(cores)

@@ -20,7 +20,11 @@ AVERAGE_DECAY = 0.998  # of the weights' average, an iteration; less at first. O
 
 @dataclass
 class State:
-    """average: the model with the exponential average of its weights, a candidate beside the last ones."""
+    """average: the model with the exponential average of its weights, a candidate beside the last ones.
+
+    LAMB's step is a share of a weight's own size (paper: LAMB). Biases, which begin at zero, and the small gate would
+    hardly move by it; theirs is Adam's.
+    """
 
     model: Iris
     optimiser: Lamb
@@ -31,7 +35,11 @@ class State:
 
     @classmethod
     def of(cls, model: Iris, learning_rate: float, weight_decay: float) -> "State":
-        optimiser = Lamb(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
+        kinds: dict[bool, list] = {False: [], True: []}
+        for name, parameter in model.named_parameters():
+            kinds[name.endswith("bias") or ".gate." in name].append(parameter)
+        groups = [{"params": parameters, "adam": adam} for adam, parameters in kinds.items() if parameters]
+        optimiser = Lamb(groups, lr=learning_rate, weight_decay=weight_decay)
         return cls(model, optimiser, deepcopy(model).requires_grad_(False).eval())
 
     @torch.no_grad()
@@ -90,7 +98,8 @@ class State:
                 if stored_name in tensors:
                     like = torch.empty_like(parameter).copy_(tensors[stored_name].to(parameter.device))
                     self.optimiser.state[parameter][key] = like
-        self.optimiser.param_groups[0]["step"] = int(metadata["step"])
+        for group in self.optimiser.param_groups:
+            group["step"] = int(metadata["step"])
         self.bank = MemoryBank.from_tensors(part("bank/"))
         self.iteration, self.elapsed = int(metadata["iteration"]), float(metadata["elapsed"])
 
