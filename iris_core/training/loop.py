@@ -28,7 +28,7 @@ from iris_core.strategies import Given
 from iris_core.training.log import Log
 from iris_core.training.state import State, begin_with
 
-GPU_THREADS = 3
+GPU_THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,9 @@ def train(
     state = State.of(model, config.learning_rate, config.weight_decay)
     if resume and state_file.exists():
         state.restore(state_file, config, index)
-    log, seen = Log(output, state.iteration), _seen(cache, index, model_config.window)
     episodes = EpisodeDataset(cache, index, model.config, config.seed, config.synthetic)
-    loader = iter(_loader(episodes, config, state.iteration))
+    loader = iter(_loader(episodes, config, state.iteration))  # its workers begin at once
+    log, seen = Log(output, state.iteration), _seen(cache, index, model_config.window)
     started = time.monotonic() - state.elapsed
     bar = tqdm(
         total=None if config.minutes else config.iterations,
@@ -174,6 +174,7 @@ def _side_by_side(device: torch.device) -> Iterator[ThreadPoolExecutor]:
     cores = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(1)
+    torch.linalg.inv(torch.eye(2, device=device))  # loads its library, which two threads at once may not (torch 2.11)
     try:
         with ThreadPoolExecutor(cores if device.type == "cpu" else GPU_THREADS) as pool:
             yield pool
