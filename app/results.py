@@ -50,7 +50,8 @@ class Scan:
     volumes_ml, confidence, scores, notes: by class name; notes say which reference served a class.
     overlapping: whether classes are regions, painted one over the other. mask: its file, on the scan's own grid; of a
     reference the one that was uploaded or drawn. corrected: whether a person corrected what was found.
-    layers: other ways to mark it. task: T with which it was segmented.
+    layers: other ways to mark it. task: T with which it was segmented. drawn: how often its labels were drawn anew;
+    helped: how often the page did that, on the visitor's wish.
     """
 
     source: Path
@@ -72,6 +73,8 @@ class Scan:
     corrected: bool = False
     layers: tuple[Layer, ...] = ()
     task: TaskEmbedding | None = None
+    drawn: int = 0
+    helped: int = 0
 
     @property
     def name(self) -> str:

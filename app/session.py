@@ -16,6 +16,8 @@ from app.results import Result
 from iris_core.case import InputError
 from iris_core.strategies import Known
 
+GRACE_S = 15  # a page that is loaded again finds everything as it was
+ARRIVAL_S = 3  # for the old page to be gone
 KEPT_S = 4 * 3600  # results and uploads are deleted when the page is closed, at the latest after this
 
 
@@ -24,11 +26,13 @@ class Desk:
     """What a visitor has at hand from run to run.
 
     corrected: a query's first upload → its mask as a person corrected it. encoded: references that need not be encoded
-    again.
+    again. fields: what is filled in. drawings: a folder for the mask of each scan that they drew on.
     """
 
     corrected: dict[Path, Path] = field(default_factory=dict)
     encoded: dict[tuple, Known] = field(default_factory=dict)
+    fields: tuple = ()
+    drawings: dict[str, Path] = field(default_factory=dict)
 
 
 class Sessions:
@@ -48,10 +52,48 @@ class Sessions:
         self._results: dict[str, Result] = {}  # token → result
         self._uploads: dict[str, set[Path]] = {}  # visitor → files
         self._desks: dict[str, Desk] = {}  # visitor → desk
+        self._keys: dict[str, str] = {}  # a browser tab's key → visitor
+        self._leaving: dict[str, threading.Timer] = {}  # visitor → what will close their visit
 
     def desk(self, visitor: str) -> Desk:
         with self._lock:
             return self._desks.setdefault(visitor, Desk())
+
+    def drawings(self, visitor: str, scan: str) -> Path:
+        """The folder for the mask that a visitor draws on a scan."""
+        desk = self.desk(visitor)
+        if scan not in desk.drawings:
+            folder = self.root / secrets.token_hex(32)
+            folder.mkdir()
+            desk.drawings[scan] = folder
+            self.note_uploads(visitor, [folder / "mask"])
+        return desk.drawings[scan]
+
+    def arrive(self, visitor: str, key: str) -> str | None:
+        """A page was loaded in the browser's tab with this key. Where it is the same page, loaded again, the visitor
+        takes over all that was theirs before; returns the token of their result."""
+        for _ in range(int(ARRIVAL_S / 0.1)):
+            with self._lock:
+                former = self._keys.setdefault(key, visitor)
+                if timer := self._leaving.pop(former, None):
+                    timer.cancel()
+                    self._keys[key] = visitor
+                    for kept in (self._tokens, self._shown, self._uploads, self._desks):
+                        if former in kept:
+                            kept[visitor] = kept.pop(former)
+                    return self._shown.get(visitor)
+            if former == visitor:
+                return None
+            time.sleep(0.1)  # the old page may be noticed to be gone only after the new one has come
+        return None  # a copy of a tab that is still open
+
+    def leave(self, visitor: str) -> None:
+        """The visitor's page is gone: what is theirs is deleted, unless they come back within GRACE_S."""
+        timer = threading.Timer(GRACE_S, self.close, [visitor])
+        timer.daemon = True
+        with self._lock:
+            self._leaving[visitor] = timer
+        timer.start()
 
     @contextmanager
     def opened(self, visitor: str) -> Iterator[tuple[str, Path]]:
@@ -135,6 +177,8 @@ class Sessions:
             tokens = self._tokens.get(visitor), self._shown.get(visitor)
             gone = self._uploads.pop(visitor, set())
             self._desks.pop(visitor, None)
+            self._leaving.pop(visitor, None)
+            self._keys = {key: v for key, v in self._keys.items() if v != visitor}
             gone -= set().union(*self._uploads.values())
         for token in tokens:
             self.expire(token)

@@ -18,7 +18,7 @@ from app.commands.shown import parse_names
 from app.results import Result
 from app.service import Service
 from app.session import Sessions
-from app.ui.tables import outcome, said, volumes_table
+from app.ui.tables import outcome, said, scans_table
 from app.uploads import gather, pairs
 from app.viewers.atlas import figure, known_atlas
 from app.work import Asked, Showing, Stopped, run
@@ -31,6 +31,7 @@ SAMPLES = Path(__file__).parents[1] / "samples"
 MESSAGE = {"duration": 30}  # seconds that a message stays on the page
 CHECKED = 5  # queries that are read before the run
 REPLACED = InputError("Another run of the same visitor took its place; let one end before the next")
+FIELDS = 7  # of asked_for's values: those that a visitor fills in
 FIRST = 3  # remarks on them that are shown at once
 
 
@@ -72,10 +73,10 @@ class Actions:
         return said("warn", "Cancelling: the step that is under way comes to its end first …")
 
     def close(self, request: gr.Request) -> None:
-        """The visitor has left: their run ends, their files are deleted."""
+        """The visitor has left: their run ends; unless they come back soon, their files are deleted."""
         self._stop(request)
         self._stops.pop(request.session_hash, None)
-        self.sessions.close(request.session_hash)
+        self.sessions.leave(request.session_hash)
 
     def _stop(self, request: gr.Request) -> None:
         if stop := self._stops.get(request.session_hash):
@@ -140,6 +141,7 @@ class Actions:
             left = f", about {spoken(spent / share - spent)} left" if share > 0 else ""
             progress(share, f"{self.sessions.without_folders(what)}{left}")
 
+        self.sessions.desk(request.session_hash).fields = values[:FIELDS]
         nothing = [gr.skip()] * 9  # what the page shows stays
         try:
             token, result = self.segment(self._again(self.asked(*values), former, request), request, report)
@@ -231,7 +233,7 @@ def in_sight(result: Result, chosen: int | None) -> tuple:
         gr.Column(visible=bool(result.masks)),
         gr.Dropdown([(scan.title, i) for i, scan in enumerate(result.scans)], value=chosen),
         gr.CheckboxGroup(choices=list(result.names), value=list(result.names)),
-        volumes_table(result),
+        scans_table(result),
     )
 
 

@@ -8,7 +8,7 @@ import gradio as gr
 from app.explained import explained
 from app.preview import correct, preview
 from app.results import Result
-from app.ui.actions import Actions, in_sight
+from app.ui.actions import FIELDS, Actions, in_sight
 from app.ui.tables import said
 from iris_core.case import InputError
 
@@ -19,9 +19,20 @@ class Bench:
     def __init__(self, actions: Actions) -> None:
         self.actions, self.sessions = actions, actions.sessions
 
+    def arrive(self, key, request: gr.Request):
+        """A page has been loaded, perhaps again: whether it was, token, what was filled in, what in_sight gives."""
+        token = self.sessions.arrive(request.session_hash, key)
+        fields = self.sessions.desk(request.session_hash).fields
+        if not fields:
+            return gr.skip()
+        result = self.sessions.find(token)
+        seen = in_sight(result, len(result.scans) - 1 if result.scans else None) if result else [gr.skip()] * 5
+        return True, token, *fields, *seen
+
     def preview(self, request: gr.Request, token, *values):
         """The uploads as they are: token, what in_sight gives. What cannot be read is said elsewhere."""
         visitor = request.session_hash
+        self.sessions.desk(visitor).fields = values[:FIELDS]
         if self.sessions.busy(visitor):  # the run shows them when it ends
             return gr.skip()
         try:

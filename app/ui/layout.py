@@ -6,6 +6,8 @@ import gradio as gr
 
 from app.service import Service
 from app.ui.looks import DARK
+from app.ui.tables import COLUMNS
+from app.ui.workbench import LOAD
 from app.viewers.slices import PLANES
 from iris_core.strategies import STRATEGIES, Options
 from iris_core.strategies.memory_bank import known_classes
@@ -155,15 +157,54 @@ def look() -> SimpleNamespace:
         buttons=[],
         interactive=False,
         format="png",
+        visible=False,
         elem_id="scans",
     )
+    scan = gr.Dropdown([], label="Scan", elem_id="scan")
+    viewer = gr.HTML(
+        html_template='<div class="workbench"></div>',
+        js_on_load=LOAD,
+        apply_default_css=False,
+        padding=False,
+        elem_id="viewer",
+    )
+    flat, remark = gr.Checkbox(False, visible=False), gr.HTML(visible=False, elem_classes="said")
+    with gr.Column(visible=False) as flat_slices:
+        *controls, images, sliders, legend = _flat_slices()
+    window, overlay, opacity = controls
+    structures = gr.CheckboxGroup([], label="Structures in 3D", elem_id="visible")
     with gr.Row():
-        scan = gr.Dropdown([], label="Scan", scale=2, min_width=240, elem_id="scan")
+        compare = gr.Checkbox(False, label="Reference beside it", elem_id="compare")
+        planes = gr.Checkbox(False, label="Slices in 3D", elem_id="planes")
+        explain = gr.Button("Who found what?", size="sm", elem_id="explain")
+    beside = []
+    with gr.Row(visible=False, elem_id="beside") as beside_row:
+        for plane in PLANES:
+            with gr.Column(min_width=220):
+                beside.append(_picture(f"Reference, {plane}", f"beside-{plane}"))
+    with gr.Row():
+        with gr.Column(min_width=400):
+            view3d = gr.Plot(label="3D: drag to turn, click a name to hide it", elem_id="view3d")
+        with gr.Column(min_width=300):
+            table = gr.HTML(label="This scan", show_label=True, container=True, padding=True, elem_id="structures")
+    with gr.Accordion("All scans: a table to sort; a click into a row shows its scan", open=False):
+        volumes = gr.Dataframe(
+            headers=list(COLUMNS),
+            datatype=["str", "str", "number", "number", "str"],
+            interactive=False,
+            max_height=420,
+            elem_id="volumes",
+        )
+    return SimpleNamespace(**locals())
+
+
+def _flat_slices() -> tuple:
+    """Slices that the server draws, where there is no WebGL2: window, overlay, opacity, pictures, sliders, legend."""
+    with gr.Row():
         window = gr.Dropdown([], label="Window", scale=2, min_width=180, elem_id="window")
         overlay = gr.Radio(["fill", "outline"], value="fill", label="Masks", scale=3, min_width=300, elem_id="overlay")
         opacity = gr.Slider(0, 1, 0.5, step=0.05, label="Opacity", scale=2, min_width=180, elem_id="opacity")
-    structures = gr.CheckboxGroup([], label="Structures shown", elem_id="visible")
-    images, sliders, beside = [], [], []
+    images, sliders = [], []
     with gr.Row():
         for plane in PLANES:
             with gr.Column(min_width=220):
@@ -172,32 +213,17 @@ def look() -> SimpleNamespace:
                     gr.Slider(1, 2, step=1, label=f"{plane.capitalize()} slice", buttons=[], elem_id=f"slider-{plane}")
                 )
     legend = gr.HTML(visible=False, elem_id="errors", elem_classes="said")
-    with gr.Row():
-        compare = gr.Checkbox(False, label="Reference beside it", elem_id="compare")
-        planes = gr.Checkbox(False, label="Slices in 3D", elem_id="planes")
-        explain = gr.Button("Who found what?", size="sm", elem_id="explain")
-    with gr.Row(visible=False, elem_id="beside") as beside_row:
-        for plane in PLANES:
-            with gr.Column(min_width=220):
-                beside.append(_picture(f"Reference, {plane}", f"beside-{plane}"))
     gr.Markdown(LEGEND, elem_id="legend")
-    with gr.Row():
-        with gr.Column(min_width=400):
-            view3d = gr.Plot(label="3D: drag to turn, click a name to hide it", elem_id="view3d")
-        with gr.Column(min_width=300):
-            table = gr.HTML(label="This scan", show_label=True, container=True, padding=True, elem_id="structures")
-            with gr.Accordion("Volumes of all scans", open=False):
-                volumes = gr.HTML(elem_id="volumes")
-    return SimpleNamespace(**locals())
+    return window, overlay, opacity, images, sliders, legend
 
 
 def correct() -> SimpleNamespace:
     """A corrected mask makes a query a reference."""
     with gr.Accordion("Not right? Correct it and show it again", open=False, elem_id="correct"):
         gr.Markdown(
-            "Take the mask away, correct it in a program for drawing (3D Slicer, ITK-SNAP), and put it back here. It"
-            " stays as it is, and the scan above becomes one more reference for the other queries: only it is read"
-            " anew, and the least certain are segmented first."
+            "Correct the mask in the slices above, or take it away, correct it in another program and put it back here."
+            " It stays as it is, and its scan becomes one more reference for the other queries: only it is read anew,"
+            " and the least certain are segmented first."
         )
         with gr.Row():
             corrected = gr.File(label="Corrected mask of the scan above", file_types=MASKS, height=120, elem_id="fixed")

@@ -73,18 +73,18 @@ CSS = """
 .said p.warn { border-color: #e69f00; }
 .said p.bad { border-color: #d55e00; }
 #status { min-height: 3.2rem; }
-#structures .table, #volumes .table { max-height: 420px; overflow: auto; }
-#structures table, #volumes table { width: 100%; border: 0; border-collapse: collapse;
+#structures .table { max-height: 420px; overflow: auto; }
+#structures table { width: 100%; border: 0; border-collapse: collapse;
   font-variant-numeric: tabular-nums; }
-#structures th, #structures td, #volumes th, #volumes td { padding: 6px 8px; text-align: right; border: 0; }
-#structures tr, #volumes tr { border: 0; border-bottom: 1px solid var(--border-color-primary); }
-#structures th, #volumes th { position: sticky; top: 0; background: var(--block-background-fill);
+#structures th, #structures td { padding: 6px 8px; text-align: right; border: 0; }
+#structures tr { border: 0; border-bottom: 1px solid var(--border-color-primary); }
+#structures th { position: sticky; top: 0; background: var(--block-background-fill);
   font-weight: 600; font-size: var(--text-sm); }
 #structures p { margin: 8px; font-size: var(--text-sm); }
-#structures th:first-child, #structures td:first-child, #volumes th:first-child, #volumes td:first-child {
+#structures th:first-child, #structures td:first-child {
   text-align: left; min-width: 8rem; }
 #structures td.low { color: #d55e00; font-weight: 600; }
-.said i, #structures i, #volumes i { display: inline-block; width: 12px; height: 12px; border-radius: 3px;
+.said i, #structures i { display: inline-block; width: 12px; height: 12px; border-radius: 3px;
   margin-right: 8px; }
 .picture img { cursor: crosshair; }
 .picture label { color: #e2e8f0 !important; background: rgb(0 0 0 / 0.4) !important; }
@@ -93,6 +93,10 @@ CSS = """
 #scans .grid-wrap { height: auto; }
 :focus-visible { outline: 2px solid var(--primary-500); outline-offset: 1px; }
 """
+
+# A tab's own key, so that a page that is loaded again is known; not the crypto.randomUUID that http pages lack.
+KEY = """() => sessionStorage.iris ??=
+  Array.from(crypto.getRandomValues(new Uint8Array(16)), byte => byte.toString(16).padStart(2, "0")).join("")"""
 
 DARK = "() => { document.body.classList.toggle('dark'); }"
 

@@ -10,15 +10,18 @@ from importlib.util import find_spec
 import gradio as gr
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
 
 from app.service import Service
 from app.session import KEPT_S, Sessions
 from app.ui import layout
 from app.ui.actions import SAMPLES, Actions
 from app.ui.bench import Bench
-from app.ui.looks import CSS, HEAD, THEME
+from app.ui.looks import CSS, HEAD, KEY, THEME
 from app.ui.programs import Programs, spell_out
 from app.ui.views import Views
+from app.ui.workbench import FOLDER, ROUTE, Workbench
 from app.viewers.slices import PLANES
 from iris_core.case import InputError
 
@@ -53,7 +56,10 @@ SETTINGS = {
     "footer_links": [],
     "max_file_size": "2gb",
     "allowed_paths": [str(SAMPLES)],
-    "app_kwargs": {"middleware": [Middleware(NoStore)]},
+    "app_kwargs": {
+        "middleware": [Middleware(NoStore)],
+        "routes": [Mount(ROUTE, app=StaticFiles(directory=FOLDER))],
+    },
 }
 
 
@@ -108,9 +114,11 @@ def build(weights: str = "iris-small", device: str = "auto", sample: bool = Fals
         views, bench = Views(actions), Bench(actions)
         sight = [looked_at, found, look.scan, look.structures, look.volumes]
         before_a_run(actions, views, bench, token, show, choose, run, checks, asked, sight, look)
-        runs(page, actions, views, sample, token, show, run, checks, correct, asked, sight, look, take)
+        runs(actions, views, token, show, run, checks, correct, asked, sight, look, take)
         looking(views, token, look, take)
         correcting(views, bench, token, sight, look, correct)
+        drawing(views, Workbench(actions), token, asked, show, checks, look, correct)
+        arriving(page, bench, views, sample, token, [*shown, run.queries, run.truths], sight, show, look)
         programs(Programs(actions), shown, choose, asked)
         page.unload(actions.close)
     return page.queue(default_concurrency_limit=1)
@@ -134,7 +142,7 @@ def before_a_run(actions, views, bench, token, show, choose, run, checks, asked:
     gr.on(changed, actions.look_before, asked, checks, trigger_mode="always_last", **QUIET)
 
 
-def runs(page, actions, views, sample: bool, token, show, run, checks, correct, asked, sight: list, look, take) -> None:
+def runs(actions, views, token, show, run, checks, correct, asked, sight: list, look, take) -> None:
     """Segment, show again, samples, cancel: run, look at the first query."""
     outputs = [run.status, run.cancel, token, *sight, take.masks, take.extras, take.views]
     begin = QUIET | {"fn": actions.begin, "outputs": [run.status, run.cancel]}
@@ -158,8 +166,6 @@ def runs(page, actions, views, sample: bool, token, show, run, checks, correct, 
     then_run(correct.again.click(**begin))
     for key, button in show.samples.items():
         then_run(button.click(**begin).then(actions.fill(key), None, fields, **QUIET))
-    if sample:
-        then_run(page.load(**begin).then(actions.fill("hippocampus"), None, fields, **QUIET))
     run.cancel.click(actions.cancel, None, run.status, queue=False, **QUIET)
 
 
@@ -168,10 +174,9 @@ def shown_of(show) -> list:
 
 
 def _show(token, look) -> dict:
-    inputs = [token, look.scan, look.opacity, look.structures, look.compare, look.planes]
-    outputs = [
-        *look.sliders, look.window, look.overlay, look.compare, look.view3d, look.table, *look.images, *look.beside
-    ]  # fmt: skip
+    inputs = [token, look.scan, look.flat, look.opacity, look.structures, look.compare, look.planes]
+    figures = [look.window, look.overlay, look.compare, look.view3d, look.table]
+    outputs = [look.viewer, *look.sliders, *figures, *look.images, *look.beside]
     return QUIET | {"inputs": inputs, "outputs": outputs}
 
 
@@ -179,22 +184,49 @@ def looking(views: Views, token, look, take) -> None:
     """Choose a scan, move through it, turn it."""
     chosen = look.scan.input(views.show, **_show(token, look))
     picked = look.gallery.select(views.pick, None, look.scan, **QUIET)
-    for event in (chosen, picked.then(views.show, **_show(token, look))):
+    row = look.volumes.select(views.row, token, look.scan, **QUIET)
+    for event in (chosen, *(event.then(views.show, **_show(token, look)) for event in (picked, row))):
         event.then(views.take, [token, look.scan], take.views, **QUIET)
-    at = [token, look.scan, *look.sliders]
+    at, drawn_at = [token, look.scan, *look.sliders], [token, look.scan, look.flat, *look.sliders]
     style = [look.window, look.overlay, look.opacity, look.structures, look.compare]
     pictures = [*look.images, *look.beside]
     moved = [*look.sliders, look.opacity]
     changed = [look.window, look.overlay, look.structures, look.compare]
-    gr.on([part.input for part in (*moved, *changed)], views.move, [*at, *style], pictures, **LIVE)
+    gr.on([part.input for part in (*moved, *changed)], views.move, [*drawn_at, *style], pictures, **LIVE)
     look.compare.input(lambda on: gr.Row(visible=on), look.compare, look.beside_row, **QUIET)
     look.overlay.input(views.legend, [token, look.scan, look.overlay], look.legend, **QUIET)
     surfaces = [*at, look.window, look.structures, look.planes]
     for plane, image in zip(PLANES, look.images, strict=True):
-        clicked = image.select(views.click(plane), [*at, *style], [*look.sliders, *pictures], **LIVE)
+        clicked = image.select(views.click(plane), [*drawn_at, *style], [*look.sliders, *pictures], **LIVE)
         clicked.then(views.follow, surfaces, look.view3d, **QUIET)
     gr.on([part.release for part in look.sliders], views.follow, surfaces, look.view3d, **LIVE)
     gr.on([part.input for part in (look.planes, look.structures)], views.turn, surfaces, look.view3d, **LIVE)
+
+
+def drawing(views: Views, workbench: Workbench, token, asked: list, show, checks, look, correct) -> None:
+    """What happens in the viewer: the crosshair moves, a mask is drawn."""
+    sliders = look.sliders
+    look.viewer.load(workbench.loaded, None, [look.flat, look.flat_slices, look.viewer, look.remark], **QUIET)
+    moved = look.viewer.select(workbench.selected, [token, look.scan, *sliders], sliders, **LIVE)
+    style = [look.window, look.overlay, look.opacity, look.structures, look.compare]
+    at = [token, look.scan, look.flat, *sliders, *style]
+    surfaces = [token, look.scan, *sliders, look.window, look.structures, look.planes]
+    beside = moved.then(views.move, at, [*look.images, *look.beside], **QUIET)
+    beside.then(views.follow, surfaces, look.view3d, **QUIET)
+    known = [show.masks, show.names, checks, look.structures, look.table, look.volumes, correct.said]
+    one_by_one = QUIET | {"trigger_mode": "multiple"}
+    look.viewer.input(workbench.drew, [token, *asked], known, **one_by_one)
+    look.viewer.submit(workbench.helped, [token, *asked], [look.viewer, *known], **one_by_one)
+
+
+def arriving(page, bench: Bench, views: Views, sample: bool, token, fields: list, sight: list, show, look) -> None:
+    """A page that is loaded again finds everything as it was; else, if wanted, it begins with a sample."""
+    key, again = gr.Textbox(visible=False), gr.Checkbox(False, visible=False)
+    arrived = page.load(bench.arrive, key, [again, token, *fields, *sight], js=KEY, **QUIET)
+    arrived.success(views.show, **_show(token, look))
+    if sample:
+        click = f"again => again || document.querySelector('#{show.samples['hippocampus'].elem_id}').click()"
+        arrived.then(None, again, None, js=click, **PRIVATE)
 
 
 def correcting(views: Views, bench: Bench, token, sight: list, look, correct) -> None:

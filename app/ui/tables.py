@@ -57,13 +57,18 @@ def structures_table(result: Result, scan: Scan) -> str:
     return _table("structure", columns, rows) + "".join(f"<p>{sentence}</p>" for sentence in text)
 
 
-def volumes_table(result: Result) -> str:
-    """Classes in rows, scans in columns, mL."""
+COLUMNS = "scan", "structure", "mL", "confidence", "remark"
+
+
+def scans_table(result: Result) -> list[list]:
+    """A row of COLUMNS for each scan and structure, to be sorted."""
     rows = []
-    for i, name in enumerate(result.names):
-        cells = "".join(f"<td>{_volume(scan, name)}</td>" for scan in result.scans)
-        rows.append(f"<tr>{_named(i, name)}{cells}</tr>")
-    return _table("mL", [scan.title for scan in result.scans], rows)
+    for scan in result.scans:
+        for name in result.names if scan.mask else ():
+            trust = scan.confidence.get(name)
+            remark = "low confidence" if name in scan.doubtful() else "corrected" if scan.corrected else ""
+            rows.append([scan.title, name, round(scan.volumes_ml.get(name, 0.0), 2), trust and round(trust, 2), remark])
+    return rows
 
 
 def _volume(scan: Scan, name: str) -> str:

@@ -13,6 +13,7 @@ from app import exports
 from app.results import Layer, Result, Scan
 from app.ui.actions import Actions
 from app.ui.tables import ERROR_NAMES, legend, structures_table
+from app.ui.workbench import value
 from app.viewers.colours import ERRORS, colour
 from app.viewers.mesh import mesh, slice_planes
 from app.viewers.slices import PLANES, Style, grey, same_place, slices, voxel_at
@@ -42,9 +43,9 @@ class Views:
         self.actions = actions
 
     @while_kept
-    def show(self, token, scan, opacity, visible, compare, planes):
-        """Another scan: sliders, window, kinds of masks, surfaces, table, slices, the reference. None: a run without
-        a result."""
+    def show(self, token, scan, flat, opacity, visible, compare, planes):
+        """Another scan: the viewer, sliders, window, kinds of masks, surfaces, table, slices, the reference. None: a
+        run without a result. flat: whether the server draws the slices."""
         if scan is None:
             return gr.skip()
         result = self.actions.result(token)
@@ -53,13 +54,14 @@ class Views:
         kinds = ["fill", "outline", *(["errors"] if shown.truth is not None else []), *(y.name for y in shown.layers)]
         sliders = (gr.Slider(value=shown.middle[a] + 1, maximum=max(2, shown.image.shape[a])) for a in PLANES.values())
         return (
+            gr.skip() if flat else value(result, scan),
             *sliders,
             gr.Dropdown(list(shown.windows), value=window),
             gr.Radio(kinds, value="fill"),
             gr.Checkbox(visible=_reference(result) is not None),
             surfaces(result, shown, shown.middle, window, visible, planes),
             structures_table(result, shown),
-            *both(result, scan, shown.middle, (window, "fill", opacity, visible), compare),
+            *both(result, scan, shown.middle, (window, "fill", opacity, visible), compare, flat),
         )
 
     @while_kept
@@ -84,23 +86,30 @@ class Views:
         """The scan whose small picture was chosen."""
         return at.index
 
+    def row(self, token, at: gr.SelectData):
+        """The scan whose row of the table was chosen."""
+        titles = [scan.title for scan in self.actions.result(token).scans]
+        return titles.index(at.row_value[0]) if at.row_value[0] in titles else gr.skip()
+
     @while_kept
-    def move(self, token, scan, axial, coronal, sagittal, window, kind, opacity, visible, compare):
+    def move(self, token, scan, flat, axial, coronal, sagittal, window, kind, opacity, visible, compare):
         """The slices at the sliders' positions, which count from 1."""
         result = self.actions.result(token)
         position = _position(result.scans[scan], axial, coronal, sagittal)
-        return both(result, scan, position, (window, kind, opacity, visible), compare)
+        return both(result, scan, position, (window, kind, opacity, visible), compare, flat)
 
     def click(self, plane: str):
         """The event of a click into one plane's picture: all sliders, all slices."""
 
-        def clicked(token, scan, axial, coronal, sagittal, window, kind, opacity, visible, compare, at: gr.SelectData):
+        def clicked(
+            token, scan, flat, axial, coronal, sagittal, window, kind, opacity, visible, compare, at: gr.SelectData
+        ):
             result = self.actions.result(token)
             shown = result.scans[scan]
             position = _position(shown, axial, coronal, sagittal)
             position = voxel_at(plane, tuple(at.index), shown.image.shape, shown.spacing_mm, position)
             sliders = [position[a] + 1 for a in PLANES.values()]
-            return *sliders, *self.move(token, scan, *sliders, window, kind, opacity, visible, compare)
+            return *sliders, *self.move(token, scan, flat, *sliders, window, kind, opacity, visible, compare)
 
         return clicked
 
@@ -145,8 +154,8 @@ def surfaces(result: Result, shown: Scan, position, window: str, visible: list[s
     return mesh(shown.labels, shown.spacing_mm, result.names, _hidden(result, visible), cuts)
 
 
-def both(result: Result, scan: int, position: tuple[int, int, int], look: tuple, compare: bool) -> list:
-    """The three slices of a scan; then those of the reference at the same place, or nothing."""
+def both(result: Result, scan: int, position: tuple[int, int, int], look: tuple, compare: bool, flat: bool) -> list:
+    """The three slices of a scan, if ``flat``; then those of the reference at the same place, or nothing."""
     window, kind, opacity, visible = look
     shown, hidden = result.scans[scan], _hidden(result, visible)
     layer = marked(result, shown, kind)
@@ -154,7 +163,7 @@ def both(result: Result, scan: int, position: tuple[int, int, int], look: tuple,
     colours = list(layer.legend.values())
     hidden_here = hidden if list(layer.legend) == list(result.names) else ()
     style = Style(shown_window, opacity, kind == "outline", hidden_here, lambda i: colours[i])
-    pictures = [*_saved(result, scan, position, style, layer).values()]
+    pictures = [*_saved(result, scan, position, style, layer).values()] if flat else [None] * 3
     if not compare or (there := _reference(result)) is None:
         return [*pictures, None, None, None]
     other = result.scans[there]

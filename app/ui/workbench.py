@@ -1,0 +1,192 @@
+"""The viewer in the browser (app/ui/viewer): what it is told of a scan, and what a visitor draws in it."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+
+from app.drawing import draw, interpolate, read_drawing, smooth
+from app.results import Layer, Result, Scan
+from app.ui.actions import FIELDS, MESSAGE, Actions
+from app.ui.tables import ERROR_NAMES, said, scans_table, structures_table
+from app.viewers.colours import ERRORS, PALETTE
+from app.viewers.volumes import write_labels, write_volume
+from iris_core.case import InputError
+
+FOLDER = Path(__file__).parent / "viewer"
+ROUTE = "/iris-viewer"
+LOAD = (
+    f'import(new URL("{ROUTE[1:]}/workbench.js", document.baseURI))'
+    ".then(viewer => viewer.mount({element, props, trigger, upload, watch}))"
+)
+SHOWN_HINT = "Draw what is to be found, or correct the mask: a few slices and Interpolate are enough."
+FOUND_HINT = "Correct what was found, then press Show it again below."
+NO_WEBGL = (
+    "This browser has no WebGL2 graphics: the server draws the slices, and a mask has to be drawn in another program."
+)
+
+
+class Workbench:
+    """Events of the viewer. Like the others', each leads from a visitor's token to their result."""
+
+    def __init__(self, actions: Actions) -> None:
+        self.actions, self.sessions = actions, actions.sessions
+
+    def loaded(self, event: gr.EventData):
+        """Where the browser cannot draw slices the server does: whether it does, the server's slices, the viewer, a
+        remark."""
+        told = event._data
+        if not isinstance(told, dict) or told.get("webgl2"):
+            return [gr.skip()] * 4
+        return True, gr.Column(visible=True), gr.HTML(visible=False), gr.HTML(said("warn", NO_WEBGL), visible=True)
+
+    def selected(self, event: gr.EventData, token, scan, *sliders):
+        """The crosshair has moved: the sliders, which count from 1, as the viewers' positions do."""
+        told = event._data
+        shown = self.actions.result(token).scans[scan]
+        if not isinstance(told, dict) or told.get("id") != identity(shown):
+            return gr.skip()
+        x, y, z = (min(max(0, int(i)), n - 1) + 1 for i, n in zip(told["at"], shown.image.shape, strict=True))
+        return z, y, x
+
+    def drew(self, event: gr.EventData, request: gr.Request, token, *asked):
+        """A drawing has come: masks, names and checks of step 1, the structures, the table, what to do next."""
+        _, said_of = self._drawn(event._data, request, token, asked)
+        return said_of
+
+    def helped(self, event: gr.EventData, request: gr.Request, token, *asked):
+        """The same, with slices filled or edges smoothed: the viewer's value before all that."""
+        told = event._data
+        number, said_of = self._drawn(told, request, token, asked)
+        result = self.actions.result(token)
+        scan = result.scans[number]
+        try:
+            structure = int(told["structure"]) + 1
+            if told["action"] == "interpolate":
+                labels = interpolate(scan.labels, structure, told["axis"])
+            else:
+                labels = smooth(scan.labels, structure)
+        except InputError as error:
+            gr.Warning(str(error), **MESSAGE)
+            labels = np.array(scan.labels)
+        desk = self.sessions.desk(request.session_hash)
+        result, mask = draw(result, number, labels, result.names, self._folder(request, scan))
+        changed = replace(result.scans[number], helped=scan.helped + 1)
+        result = replace(result, scans=(*result.scans[:number], changed, *result.scans[number + 1 :]))
+        self.sessions.change(token, result)
+        if not scan.reference:
+            desk.corrected[scan.uploads[0]] = mask
+        return value(result, number), *said_of[:3], *self._seen(result, number)
+
+    def _drawn(self, told: dict, request: gr.Request, token, asked: tuple) -> tuple[int, tuple]:
+        """Keep a drawing: the number of its scan, and what ``drew`` returns."""
+        result = self.actions.result(token)
+        try:
+            number = next(i for i, scan in enumerate(result.scans) if identity(scan) == told["id"] and may_draw(scan))
+            path, structures = Path(told["path"]).resolve(), told["structures"]
+            names = tuple(str(each["name"]) for each in structures)
+        except (StopIteration, KeyError, TypeError) as error:
+            gone = InputError("This scan is no longer shown; choose it again to draw on it")
+            raise self.actions.error(gone) from error
+        scan = result.scans[number]
+        if path.parent.parent != self.sessions.root or not path.is_file():
+            raise self.actions.error(InputError("The drawing did not arrive; draw a stroke, and it is sent again"))
+        self.sessions.note_uploads(request.session_hash, [path])
+        try:
+            labels = read_drawing(path, scan.image.shape, len(names))
+            result, mask = draw(result, number, labels, names, self._folder(request, scan))
+        except InputError as error:
+            raise self.actions.error(error) from error
+        self.sessions.change(token, result)
+        if not scan.reference:
+            self.sessions.desk(request.session_hash).corrected[scan.uploads[0]] = mask
+            return number, (gr.skip(), gr.skip(), gr.skip(), *self._seen(result, number))
+        masks, known = list(asked[1] or ()), str(scan.mask)
+        if known in masks:
+            masks[masks.index(known)] = str(mask)
+        else:
+            masks.append(str(mask))
+        names = " ".join(f"{number}={name}" for name, number in result.classes.items())
+        if masks == asked[1] and names == asked[2]:
+            return number, (gr.skip(), gr.skip(), gr.skip(), *self._seen(result, number))
+        asked = asked[0], masks, names, *asked[3:]
+        self.sessions.desk(request.session_hash).fields = asked[:FIELDS]
+        checks = self.actions.look_before(request, *asked)
+        return number, (masks, names, checks, *self._seen(result, number))
+
+    def _seen(self, result: Result, number: int) -> tuple:
+        """Structures, the scan's table, all scans' table, what to do next."""
+        scan = result.scans[number]
+        names = list(result.names)
+        left = sum(query.trust is not None for query in result.queries)
+        then = f"the {left} others are segmented again, the worst first" if left else "the next queries gain by it"
+        next_step = f"Corrected. Press <b>Show it again</b>: this scan becomes a reference, and {then}."
+        return (
+            gr.CheckboxGroup(choices=names, value=names),
+            structures_table(result, scan),
+            scans_table(result),
+            gr.skip() if scan.reference else said("good", next_step),
+        )
+
+    def _folder(self, request: gr.Request, scan: Scan) -> Path:
+        return self.sessions.drawings(request.session_hash, identity(scan))
+
+
+def identity(scan: Scan) -> str:
+    """The same for the same upload, whatever was found in it since: the viewer need not load it again."""
+    return f"{'reference' if scan.reference else 'query'} {scan.uploads[0].parent.name} {scan.name}"
+
+
+def may_draw(scan: Scan) -> bool:
+    return scan.reference or scan.found
+
+
+def value(result: Result, number: int) -> dict:
+    """What the viewer is told of a scan; see workbench.js. Its files are written once."""
+    scan = result.scans[number]
+    kinds = list(scan.layers)
+    if scan.truth is not None:
+        kinds.insert(0, Layer("errors", scan.errors, dict(zip(ERROR_NAMES, ERRORS, strict=True))))
+    marked = f"{scan.drawn}-{len(result.names)}"
+    image = _file(scan, "image", partial(write_volume, scan.image, scan.affine))
+    mask = _file(scan, f"labels-{marked}", partial(write_labels, scan.labels, scan.affine))
+    layers = [
+        {
+            "name": layer.name,
+            "url": _file(scan, f"{layer.name}-{marked}", partial(write_labels, layer.labels, scan.affine)),
+            "legend": [{"name": name, "colour": _hex(rgb)} for name, rgb in layer.legend.items()],
+            "on": layer.name == "who found it",
+        }
+        for layer in kinds
+    ]
+    hint = SHOWN_HINT if scan.reference else FOUND_HINT
+    return {
+        "id": identity(scan),
+        "image": image,
+        "windows": {name: list(window) for name, window in scan.windows.items()},
+        "structures": structures(result.names),
+        "mask": mask,
+        "mask_revision": f"{scan.stem.parent.name} {scan.stem.name} {scan.helped}",
+        "layers": layers,
+        "draw": {"hint": hint} if may_draw(scan) else None,
+        "at": list(scan.middle),
+    }
+
+
+def structures(names: Iterable[str]) -> list[dict[str, str]]:
+    return [{"name": name, "colour": _hex(PALETTE[i % len(PALETTE)])} for i, name in enumerate(names)]
+
+
+def _file(scan: Scan, what: str, write: Callable[[Path], None]) -> str:
+    """Its address, below the page's."""
+    path = scan.stem.with_name(f"{scan.stem.name}-{what.replace(' ', '-')}.nii.gz")
+    if not path.exists():
+        write(path)
+    return f"gradio_api/file={path}"
+
+
+def _hex(rgb: tuple[int, int, int]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*rgb)
