@@ -1,10 +1,12 @@
 """What a visitor drew: checked like any other file, kept on the scan's own grid, helped where few slices were drawn."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import nibabel
 import numpy as np
+from scipy import ndimage
 from scipy.ndimage import distance_transform_edt, find_objects, gaussian_filter
 
 from app.results import Result, Scan, mapped, scores_of, volumes_of
@@ -99,7 +101,8 @@ def _numbered(names: tuple[str, ...], values: tuple[int, ...]) -> dict[str, int]
 
 def interpolate(labels: np.ndarray, structure: int, axis: int | None = None) -> np.ndarray:
     """Fill the slices between those in which a structure is drawn, by the mean of the distances to its outlines in the
-    two nearest, weighed by how near each is (shape-based interpolation, Raya and Udupa 1990).
+    two nearest, weighed by how near each is (shape-based interpolation, Raya and Udupa 1990); both are moved to where
+    its middle is by then, since a structure that runs aslant would vanish.
 
     axis: across the drawn slices; by default the one along which they are fewest. Other structures stay as they are.
     Raises InputError where nothing lies between two drawn slices.
@@ -112,17 +115,20 @@ def interpolate(labels: np.ndarray, structure: int, axis: int | None = None) -> 
     if not gaps:
         raise InputError("Draw the structure in two slices or more, with undrawn slices between them")
     inside = {i: _depth(slices[i]) for gap in gaps for i in gap}
+    middle = {i: np.argwhere(slices[i]).mean(0) for i in inside}
     for first, last in gaps:
         for between in range(first + 1, last):
             share = (between - first) / (last - first)
-            shape = (1 - share) * inside[first] + share * inside[last] > 0
+            way = middle[last] - middle[first]
+            moved = shift(inside[first], share * way), shift(inside[last], (share - 1) * way)
+            shape = (1 - share) * moved[0] + share * moved[1] > 0
             filled[between][shape & (filled[between] == 0)] = structure
     return np.moveaxis(filled, 0, axis)
 
 
 def smooth(labels: np.ndarray, structure: int) -> np.ndarray:
     """Take the steps off a structure, in 3D; it does not grow over others."""
-    box = find_objects(labels == structure)
+    box = find_objects((labels == structure).astype(np.uint8))
     if not box:
         raise InputError("Draw the structure first; there is nothing to smooth yet")
     margin = int(4 * SMOOTH)
@@ -132,6 +138,9 @@ def smooth(labels: np.ndarray, structure: int) -> np.ndarray:
     grown = gaussian_filter(mask.astype(np.float32), SMOOTH, mode="nearest") > 0.5
     smoothed[box] = np.where(grown & (part == 0), structure, np.where(mask & ~grown, 0, part))
     return smoothed
+
+
+shift = partial(ndimage.shift, order=1, mode="nearest")
 
 
 def _depth(mask: np.ndarray) -> np.ndarray:

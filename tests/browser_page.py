@@ -1,6 +1,7 @@
-"""What tests in a browser share: a real server with the released weights, uploads, waiting."""
+"""What tests in a browser share: a real server with the released weights, uploads, waiting, drawing with the mouse."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -10,7 +11,9 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 from playwright.sync_api import Page, expect
+from skimage.measure import find_contours
 
 ROOT = Path(__file__).parents[1]
 WAIT_MS = 60_000
@@ -67,3 +70,52 @@ def done(page: Page, queries: str) -> None:
     expect(page.locator("#status")).to_contain_text(f"{queries} queries segmented", timeout=WAIT_MS)
     expect(page.locator("#view3d canvas").first).to_be_visible(timeout=WAIT_MS)
     expect(page.locator("#views")).to_contain_text("html", timeout=WAIT_MS)  # the last event of a run
+
+
+def voxel(page: Page) -> list[int]:
+    """Where the viewer's crosshair is."""
+    return [int(i) for i in re.search(r"voxel (\d+), (\d+), (\d+)", page.locator(".wb-reading").inner_text()).groups()]
+
+
+def button(page: Page, name: str) -> None:
+    page.locator("#viewer").get_by_role("button", name=name, exact=True).click()
+
+
+class Pencil:
+    """Draws axial slices in the page's viewer with the mouse, as a person does."""
+
+    def __init__(self, page: Page) -> None:
+        """Find out by clicks where on the screen voxels lie: their index grows evenly along x and y."""
+        self.page = page
+        page.get_by_label("Layout").select_option("axial")
+        button(page, "Look")
+        canvas = page.locator("#viewer canvas")
+        canvas.evaluate("canvas => canvas.scrollIntoView({block: 'center'})")
+        page.wait_for_timeout(500)
+        box = canvas.bounding_box()
+        middle, reach = (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2), 0.3 * box["height"]
+        self.lines = []
+        for axis in range(2):
+            places = middle[axis] + np.linspace(-reach, reach, 41)
+            found = []
+            for place in places:
+                page.mouse.click(*(place if a == axis else middle[a] for a in range(2)))
+                found.append(voxel(page)[axis])
+            self.lines.append(np.polyfit(found, places, 1))
+
+    def go_to(self, slice_: int) -> None:
+        self.page.locator("#viewer canvas").focus()
+        while (at := voxel(self.page)[2]) != slice_:
+            self.page.keyboard.press("PageUp" if at < slice_ else "PageDown")
+
+    def outline(self, mask: np.ndarray, slice_: int) -> None:
+        """Draw and fill the outlines of one slice of a mask (x, y, z), RAS+ order."""
+        self.go_to(slice_)
+        button(self.page, "Fill")
+        for contour in find_contours(np.pad(mask[:, :, slice_], 1).astype(float), 0.9):
+            places = np.stack([np.polyval(line, contour[:, a] - 1) for a, line in enumerate(self.lines)], 1)
+            self.page.mouse.move(*places[0])
+            self.page.mouse.down()
+            for place in places[1:]:
+                self.page.mouse.move(*place)
+            self.page.mouse.up()

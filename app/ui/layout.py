@@ -21,6 +21,8 @@ NOTICE = """**Not a medical device.** For research only: masks can be wrong and 
 Scans stay on the machine that runs this program and are deleted when you close the page."""
 EMPTY = "<p>Nothing segmented yet. Show a reference with its mask above and add a query, or try a sample.</p>"
 SEEN = "<p>Scans are shown here as soon as you add them.</p>"
+AGAIN = """<p>What you correct above, or put in its place, stays as it is and becomes one more reference: Show it again
+reads it alone anew, and segments the other queries, the least certain first.</p>"""
 LEGEND = """Click into a slice to move the crosshair; turn the wheel over it, or use its slider with the arrow keys, to
 go through the slices. Axial and coronal slices have the patient's right at the left; letters follow the header."""
 
@@ -172,6 +174,7 @@ def look() -> SimpleNamespace:
     with gr.Column(visible=False) as flat_slices:
         *controls, images, sliders, legend = _flat_slices()
     window, overlay, opacity = controls
+    correct = _correct()
     structures = gr.CheckboxGroup([], label="Structures in 3D", elem_id="visible")
     with gr.Row():
         compare = gr.Checkbox(False, label="Reference beside it", elem_id="compare")
@@ -217,18 +220,14 @@ def _flat_slices() -> tuple:
     return window, overlay, opacity, images, sliders, legend
 
 
-def correct() -> SimpleNamespace:
+def _correct() -> SimpleNamespace:
     """A corrected mask makes a query a reference."""
-    with gr.Accordion("Not right? Correct it and show it again", open=False, elem_id="correct"):
-        gr.Markdown(
-            "Correct the mask in the slices above, or take it away, correct it in another program and put it back here."
-            " It stays as it is, and its scan becomes one more reference for the other queries: only it is read anew,"
-            " and the least certain are segmented first."
-        )
-        with gr.Row():
-            corrected = gr.File(label="Corrected mask of the scan above", file_types=MASKS, height=120, elem_id="fixed")
-            again = gr.Button("Show it again", variant="primary", elem_id="again")
-        said = gr.HTML(elem_id="corrected", elem_classes="said")
+    with gr.Row(elem_id="correct"):
+        again = gr.Button("Show it again", variant="primary", scale=1, elem_id="again")
+        with gr.Column(scale=3):
+            said = gr.HTML(AGAIN, elem_id="corrected", elem_classes="said")
+    with gr.Accordion("Corrected it in another program?", open=False, elem_id="elsewhere"):
+        corrected = gr.File(label="Corrected mask of the scan above", file_types=MASKS, height=120, elem_id="fixed")
     return SimpleNamespace(corrected=corrected, again=again, said=said)
 
 

@@ -38,8 +38,8 @@ THEME = gr.themes.Base(
     input_border_color_dark="*neutral_700",
     button_primary_background_fill="*primary_700",
     button_primary_background_fill_hover="*primary_600",
-    button_primary_background_fill_dark="*primary_600",
-    button_primary_background_fill_hover_dark="*primary_500",
+    button_primary_background_fill_dark="*primary_700",
+    button_primary_background_fill_hover_dark="*primary_600",
     button_primary_text_color="white",
     button_secondary_background_fill="white",
     button_secondary_background_fill_hover="*neutral_100",
@@ -48,6 +48,8 @@ THEME = gr.themes.Base(
     button_secondary_border_color="*neutral_300",
     button_secondary_border_color_dark="*neutral_700",
     button_border_width="1px",
+    link_text_color="*primary_700",
+    link_text_color_dark="*primary_400",
     slider_color="*primary_600",
     slider_color_dark="*primary_500",
 )
@@ -86,6 +88,7 @@ CSS = """
 #structures td.low { color: #d55e00; font-weight: 600; }
 .said i, #structures i { display: inline-block; width: 12px; height: 12px; border-radius: 3px;
   margin-right: 8px; }
+button[role="tab"].selected, .download-link { color: var(--link-text-color) !important; }
 .picture img { cursor: crosshair; }
 .picture label { color: #e2e8f0 !important; background: rgb(0 0 0 / 0.4) !important; }
 #samples { align-items: center; }
@@ -100,7 +103,8 @@ KEY = """() => sessionStorage.iris ??=
 
 DARK = "() => { document.body.classList.toggle('dark'); }"
 
-# The wheel over a slice turns its slider; Ctrl or ⌘ with Enter segments; Escape cancels.
+# The wheel over a slice turns its slider; Ctrl or ⌘ with Enter segments; Escape cancels. Gradio's button for further
+# files holds a button of its own and is called by the key of its translation: screen readers need better.
 HEAD = """<script>
 addEventListener("wheel", event => {
   const picture = event.target.closest?.(".picture");
@@ -116,4 +120,10 @@ addEventListener("keydown", event => {
     : event.key === "Enter" && (event.ctrlKey || event.metaKey) ? "#segment" : null;
   if (button) document.querySelector(button)?.click();
 });
+new MutationObserver(() => {
+  for (const button of document.querySelectorAll("button[aria-label='common.upload']")) {
+    button.setAttribute("role", "group");
+    button.setAttribute("aria-label", button.title = "Add files");
+  }
+}).observe(document, {childList: true, subtree: true});
 </script>"""

@@ -107,17 +107,16 @@ def build(weights: str = "iris-small", device: str = "auto", sample: bool = Fals
                 checks = layout.checks()
                 with gr.Column(visible=False, elem_id="looked-at") as looked_at:
                     look = layout.look()
-                    correct = layout.correct()
 
         shown = shown_of(show)
         asked = [*shown, run.queries, run.truths, choose.strategy, choose.grid, choose.confidence, *choose.options]
         views, bench = Views(actions), Bench(actions)
         sight = [looked_at, found, look.scan, look.structures, look.volumes]
         before_a_run(actions, views, bench, token, show, choose, run, checks, asked, sight, look)
-        runs(actions, views, token, show, run, checks, correct, asked, sight, look, take)
+        runs(actions, views, token, show, run, checks, asked, sight, look, take)
         looking(views, token, look, take)
-        correcting(views, bench, token, sight, look, correct)
-        drawing(views, Workbench(actions), token, asked, show, checks, look, correct)
+        correcting(views, bench, token, sight, look)
+        drawing(views, Workbench(actions), token, asked, show, checks, look)
         arriving(page, bench, views, sample, token, [*shown, run.queries, run.truths], sight, show, look)
         programs(Programs(actions), shown, choose, asked)
         page.unload(actions.close)
@@ -142,7 +141,7 @@ def before_a_run(actions, views, bench, token, show, choose, run, checks, asked:
     gr.on(changed, actions.look_before, asked, checks, trigger_mode="always_last", **QUIET)
 
 
-def runs(actions, views, token, show, run, checks, correct, asked, sight: list, look, take) -> None:
+def runs(actions, views, token, show, run, checks, asked, sight: list, look, take) -> None:
     """Segment, show again, samples, cancel: run, look at the first query."""
     outputs = [run.status, run.cancel, token, *sight, take.masks, take.extras, take.views]
     begin = QUIET | {"fn": actions.begin, "outputs": [run.status, run.cancel]}
@@ -163,7 +162,7 @@ def runs(actions, views, token, show, run, checks, correct, asked, sight: list, 
 
     fields = [*shown_of(show), run.queries, run.truths, checks]
     then_run(run.run.click(**begin))
-    then_run(correct.again.click(**begin))
+    then_run(look.correct.again.click(**begin))
     for key, button in show.samples.items():
         then_run(button.click(**begin).then(actions.fill(key), None, fields, **QUIET))
     run.cancel.click(actions.cancel, None, run.status, queue=False, **QUIET)
@@ -203,17 +202,18 @@ def looking(views: Views, token, look, take) -> None:
     gr.on([part.input for part in (look.planes, look.structures)], views.turn, surfaces, look.view3d, **LIVE)
 
 
-def drawing(views: Views, workbench: Workbench, token, asked: list, show, checks, look, correct) -> None:
+def drawing(views: Views, workbench: Workbench, token, asked: list, show, checks, look) -> None:
     """What happens in the viewer: the crosshair moves, a mask is drawn."""
     sliders = look.sliders
-    look.viewer.load(workbench.loaded, None, [look.flat, look.flat_slices, look.viewer, look.remark], **QUIET)
+    loaded = look.viewer.load(workbench.loaded, None, [look.flat, look.flat_slices, look.viewer, look.remark], **QUIET)
     moved = look.viewer.select(workbench.selected, [token, look.scan, *sliders], sliders, **LIVE)
     style = [look.window, look.overlay, look.opacity, look.structures, look.compare]
     at = [token, look.scan, look.flat, *sliders, *style]
     surfaces = [token, look.scan, *sliders, look.window, look.structures, look.planes]
-    beside = moved.then(views.move, at, [*look.images, *look.beside], **QUIET)
-    beside.then(views.follow, surfaces, look.view3d, **QUIET)
-    known = [show.masks, show.names, checks, look.structures, look.table, look.volumes, correct.said]
+    pictures = [*look.images, *look.beside]
+    loaded.then(views.move, at, pictures, **QUIET)
+    moved.then(views.move, at, pictures, **QUIET).then(views.follow, surfaces, look.view3d, **QUIET)
+    known = [show.masks, show.names, checks, look.structures, look.table, look.volumes, look.correct.said]
     one_by_one = QUIET | {"trigger_mode": "multiple"}
     look.viewer.input(workbench.drew, [token, *asked], known, **one_by_one)
     look.viewer.submit(workbench.helped, [token, *asked], [look.viewer, *known], **one_by_one)
@@ -229,8 +229,9 @@ def arriving(page, bench: Bench, views: Views, sample: bool, token, fields: list
         arrived.then(None, again, None, js=click, **PRIVATE)
 
 
-def correcting(views: Views, bench: Bench, token, sight: list, look, correct) -> None:
+def correcting(views: Views, bench: Bench, token, sight: list, look) -> None:
     """A corrected mask; who found what."""
+    correct = look.correct
     given = [token, look.scan, correct.corrected]
     put = correct.corrected.upload(bench.correct, given, [*sight, correct.corrected, correct.said], **QUIET)
     put.success(views.show, **_show(token, look))

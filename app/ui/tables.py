@@ -113,4 +113,5 @@ def _named(index: int, name: str) -> str:
 
 def _table(first: str, columns: Iterable[str], rows: list[str]) -> str:
     head = "".join(f"<th>{escape(title)}</th>" for title in (first, *columns))
-    return f'<div class="table"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+    region = 'class="table" role="region" aria-label="Figures" tabindex="0"'  # by the keyboard, to scroll it
+    return f"<div {region}><table><tr>{head}</tr>{''.join(rows)}</table></div>"

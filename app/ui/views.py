@@ -94,6 +94,8 @@ class Views:
     @while_kept
     def move(self, token, scan, flat, axial, coronal, sagittal, window, kind, opacity, visible, compare):
         """The slices at the sliders' positions, which count from 1."""
+        if scan is None:
+            return gr.skip()
         result = self.actions.result(token)
         position = _position(result.scans[scan], axial, coronal, sagittal)
         return both(result, scan, position, (window, kind, opacity, visible), compare, flat)
