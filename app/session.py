@@ -50,7 +50,7 @@ class Sessions:
         self._shown: dict[str, str] = {}  # visitor → token of the last result
         self._since: dict[str, float] = {}  # token → when it was made
         self._results: dict[str, Result] = {}  # token → result
-        self._uploads: dict[str, set[Path]] = {}  # visitor → files
+        self._uploads: dict[str, dict[Path, int]] = {}  # visitor → files, and when they were written
         self._desks: dict[str, Desk] = {}  # visitor → desk
         self._keys: dict[str, str] = {}  # a browser tab's key → visitor
         self._leaving: dict[str, threading.Timer] = {}  # visitor → what will close their visit
@@ -157,9 +157,9 @@ class Sessions:
 
     def note_uploads(self, visitor: str, paths: Iterable[str | Path]) -> None:
         """Remember whose files these are. Only files of the page's own upload folders count."""
-        files = {p for p in map(Path, paths) if p.parent.parent == self.root}
+        files = {path: _written(path) for path in map(Path, paths) if path.parent.parent == self.root}
         with self._lock:
-            self._uploads.setdefault(visitor, set()).update(files)
+            self._uploads.setdefault(visitor, {}).update(files)
 
     def expire(self, token: str | None) -> None:
         """Delete a result."""
@@ -172,19 +172,28 @@ class Sessions:
             shutil.rmtree(self.root / token, ignore_errors=True)
 
     def close(self, visitor: str) -> None:
-        """Delete a visitor's result, and their uploads unless another visitor uploaded the same file."""
+        """Delete a visitor's result, and their uploads unless another visitor uploaded the same file, perhaps just now
+        (who has the same file gets the same address from gradio)."""
         with self._lock:
             tokens = self._tokens.get(visitor), self._shown.get(visitor)
-            gone = self._uploads.pop(visitor, set())
+            uploads = self._uploads.pop(visitor, {})
             self._desks.pop(visitor, None)
             self._leaving.pop(visitor, None)
             self._keys = {key: v for key, v in self._keys.items() if v != visitor}
-            gone -= set().union(*self._uploads.values())
+            others = set().union(*self._uploads.values())
         for token in tokens:
             self.expire(token)
-        for path in gone:
+        for path in (path for path, when in uploads.items() if path not in others and _written(path) <= when):
             shutil.rmtree(path.parent, ignore_errors=True)
 
     def without_folders(self, message: str) -> str:
         """A message with the names of uploaded and unpacked files instead of their places on the server."""
         return re.sub(re.escape(str(self.root)) + r"/[^/\s]+/((queries|shown|references)/)?", "", message)
+
+
+def _written(path: Path) -> int:
+    """When a file was written, in ns; 0 where there is none."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0

@@ -94,7 +94,7 @@ def test_a_run_that_another_one_replaced_leaves_the_page_alone(actions, scan, mo
     assert run_of(actions, *values) == gr.skip()
     status, _, token, *_ = second[0]
     assert "1 of 1" in status and actions.sessions.result(token).masks[0].is_file()
-    actions.close(VISITOR)
+    actions.sessions.close(VISITOR.session_hash)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -116,16 +116,16 @@ def test_dicom_references_are_paired_as_they_are_run(actions, tmp_path):
     result = actions.result(run_of(actions, *values)[2])
     assert [scan.name for scan in result.scans if scan.reference] == ["series", "b"]
     assert result.queries[0].corrected and np.array_equal(result.queries[0].labels > 0, result.scans[1].labels > 0)
-    actions.close(VISITOR)
+    actions.sessions.close(VISITOR.session_hash)
 
 
 def test_a_visitor_who_leaves_takes_no_sample_from_another(actions):
     other = SimpleNamespace(session_hash="other")
     fill = actions.fill("hippocampus")
     (ours, *_), (theirs, *_) = fill(VISITOR)[0], fill(other)[0]
-    actions.close(other)
+    actions.sessions.close(other.session_hash)
     assert Path(ours).is_file() and not Path(theirs).exists()
-    actions.close(VISITOR)
+    actions.sessions.close(VISITOR.session_hash)
     assert not Path(ours).exists()
 
 
@@ -137,9 +137,11 @@ def test_a_program_is_told_that_its_run_was_replaced_and_leaving_ends_it(actions
     def report(what, share):
         steps.append(what)
         if len(steps) == 2:
-            actions.close(VISITOR) if end == "leaves" else actions.segment(asked, VISITOR, lambda *_: None)
+            actions.sessions.close(VISITOR.session_hash) if end == "leaves" else actions.segment(
+                asked, VISITOR, lambda *_: None
+            )
 
     with pytest.raises(gr.Error, match="took its place"):
         actions.segment(asked, VISITOR, report)
     assert len(steps) == 2
-    actions.close(VISITOR)
+    actions.sessions.close(VISITOR.session_hash)

@@ -125,4 +125,4 @@ def test_a_bad_correction_is_refused_and_changes_nothing(service, asked, tmp_pat
         with pytest.raises(gr.Error, match=said):
             bench.correct(token, 1, mask, VISITOR)
     assert actions.result(token) is before and not actions.sessions.desk("visitor").corrected
-    actions.close(VISITOR)
+    actions.sessions.close(VISITOR.session_hash)

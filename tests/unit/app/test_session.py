@@ -1,6 +1,7 @@
 """Visitors see their own results only, and what they leave is deleted."""
 
 import threading
+import time
 
 import pytest
 
@@ -127,3 +128,29 @@ def test_messages_hide_where_zips_are_unpacked():
         for below in ("", "shown/", "queries/"):
             for place in (folder, sessions.root / "tmp1a2b3c4d"):
                 assert sessions.without_folders(f"{place}/{below}series 1: is empty") == "series 1: is empty"
+
+
+def test_a_page_that_is_loaded_again_finds_everything_and_a_copy_of_it_nothing(monkeypatch):
+    monkeypatch.setattr(session, "ARRIVAL_S", 0.2)
+    sessions = Sessions()
+    assert sessions.arrive("ann", "key") is None
+    scan = upload(sessions, "a", "scan.nii.gz")
+    sessions.note_uploads("ann", [scan])
+    sessions.desk("ann").fields = ("scan",)
+    mask = sessions.drawings("ann", "scan") / "mask.nii.gz"
+    mask.write_bytes(b"1")
+    with sessions.opened("ann") as (token, folder):
+        sessions.keep(token, some_result(folder))
+    assert sessions.arrive("copy of ann's tab", "key") is None and not sessions.desk("copy of ann's tab").fields
+    sessions.leave("ann")
+    assert sessions.arrive("bob", "another key") is None
+    assert sessions.arrive("ann again", "key") == token
+    assert sessions.desk("ann again").fields == ("scan",)
+    assert sessions.drawings("ann again", "scan") == mask.parent and mask.exists()
+    monkeypatch.setattr(session, "GRACE_S", 0.1)
+    sessions.leave("ann again")
+    deadline = time.monotonic() + 10
+    while folder.exists() or scan.exists() or mask.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert sessions.arrive("ann, too late", "key") is None and not sessions.desk("ann, too late").fields

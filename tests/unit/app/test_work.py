@@ -16,7 +16,7 @@ from pydicom import dcmread
 from app.results import Result, index_of
 from app.service import Service
 from app.ui.actions import split_names
-from app.ui.tables import outcome, structures_table, volumes_table
+from app.ui.tables import outcome, scans_table, structures_table
 from app.work import Asked, Stopped, encode, run
 from iris_core.case import InputError
 from nnunet_adapters.folder import segment_queries
@@ -195,9 +195,11 @@ def test_tables_escape_names_and_warn_of_low_confidence(ran):
     known = {"volumes_ml": {name: 1.0}, "confidence": {name: 0.2}, "scores": {}}
     scan = replace(ran[0].scans[1], source=Path("<b>scan"), **known)
     result = Result(ran[0].folder, {name: 1}, (scan,), asked=1)
-    for text in (volumes_table(result), structures_table(result, scan), outcome(result, [], 1.0)):
+    for text in (structures_table(result, scan), outcome(result, [], 1.0)):
         assert "<img" not in text and "<b>scan" not in text and "&lt;img" in text
     assert "painted over" in structures_table(result, replace(scan, overlapping=True))
+    marked = replace(scan, mask=Path("mask.nii.gz"))
+    assert scans_table(replace(result, scans=(marked,))) == [[marked.title, name, 1.0, 0.2, "low confidence"]]
     assert "Low confidence" in outcome(result, [], 1.0) and "class=low" in structures_table(result, scan)
 
 
