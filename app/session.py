@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,7 +66,6 @@ class Sessions:
             folder = self.root / secrets.token_hex(32)
             folder.mkdir()
             desk.drawings[scan] = folder
-            self.note_uploads(visitor, [folder / "mask"])
         return desk.drawings[scan]
 
     def arrive(self, visitor: str, key: str) -> str | None:
@@ -184,7 +183,9 @@ class Sessions:
         for token in tokens:
             self.expire(token)
         for path in (path for path, when in uploads.items() if path not in others and _written(path) <= when):
-            shutil.rmtree(path.parent, ignore_errors=True)
+            path.unlink(missing_ok=True)
+            with suppress(OSError):  # the same scan under another name, of somebody else, may lie beside it
+                path.parent.rmdir()
 
     def without_folders(self, message: str) -> str:
         """A message with the names of uploaded and unpacked files instead of their places on the server."""

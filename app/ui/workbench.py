@@ -74,6 +74,7 @@ class Workbench:
             labels = np.array(scan.labels)
         desk = self.sessions.desk(request.session_hash)
         result, mask = draw(result, number, labels, result.names, self._folder(request, scan))
+        self.sessions.note_uploads(request.session_hash, [mask])
         changed = replace(result.scans[number], helped=scan.helped + 1)
         result = replace(result, scans=(*result.scans[:number], changed, *result.scans[number + 1 :]))
         self.sessions.change(token, result)
@@ -98,6 +99,7 @@ class Workbench:
         try:
             labels = read_drawing(path, scan.image.shape, len(names))
             result, mask = draw(result, number, labels, names, self._folder(request, scan))
+            self.sessions.note_uploads(request.session_hash, [mask])
         except InputError as error:
             raise self.actions.error(error) from error
         self.sessions.change(token, result)

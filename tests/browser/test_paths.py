@@ -103,7 +103,7 @@ def test_several_references_several_queries_and_retrieval(page: Page, address: s
     page.locator("#scans button.thumbnail-item, #scans .thumbnail-item").nth(3).click()
     expect(page.locator("#scan input")).to_have_value("query: second.nii.gz")
     page.get_by_text("All scans: a table to sort").click()
-    page.locator("#volumes td").get_by_text("query: first.nii.gz").first.click()
+    page.locator("#volumes").get_by_role("gridcell", name="query: first.nii.gz").first.click()
     expect(page.locator("#scan input")).to_have_value("query: first.nii.gz")
 
 

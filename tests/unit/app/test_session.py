@@ -93,15 +93,16 @@ def test_uploads_go_with_the_last_visitor_who_made_them(tmp_path):
     sessions = Sessions()
     own, shared = upload(sessions, "a", "own.nii.gz"), upload(sessions, "b", "shared.nii.gz")
     sessions.note_uploads("ann", [str(own), str(shared)])
-    sessions.note_uploads("bob", [str(shared)])
+    beside = upload(sessions, "a", "the same under another name.nii.gz")
+    sessions.note_uploads("bob", [str(shared), str(beside)])
     foreign = tmp_path / "keep" / "scan.nii.gz"
     foreign.parent.mkdir()
     foreign.write_bytes(b"1")
     sessions.note_uploads("ann", [foreign])
     sessions.close("ann")
-    assert not own.exists() and shared.exists() and foreign.exists()
+    assert not own.exists() and shared.exists() and foreign.exists() and beside.exists()
     sessions.close("bob")
-    assert not shared.exists()
+    assert not shared.exists() and not beside.parent.exists()
     sessions.close("nobody")
 
 
@@ -139,6 +140,7 @@ def test_a_page_that_is_loaded_again_finds_everything_and_a_copy_of_it_nothing(m
     sessions.desk("ann").fields = ("scan",)
     mask = sessions.drawings("ann", "scan") / "mask.nii.gz"
     mask.write_bytes(b"1")
+    sessions.note_uploads("ann", [mask])
     with sessions.opened("ann") as (token, folder):
         sessions.keep(token, some_result(folder))
     assert sessions.arrive("copy of ann's tab", "key") is None and not sessions.desk("copy of ann's tab").fields
