@@ -165,7 +165,7 @@ def both(result: Result, scan: int, position: tuple[int, int, int], look: tuple,
     colours = list(layer.legend.values())
     hidden_here = hidden if list(layer.legend) == list(result.names) else ()
     style = Style(shown_window, opacity, kind == "outline", hidden_here, lambda i: colours[i])
-    pictures = [*_saved(result, scan, position, style, layer).values()] if flat else [None] * 3
+    pictures = [*_saved(result, scan, position, style, layer).values()] if flat else [gr.skip()] * 3
     if not compare or (there := _reference(result)) is None:
         return [*pictures, None, None, None]
     other = result.scans[there]
