@@ -45,12 +45,15 @@ class Workbench:
 
     def selected(self, event: gr.EventData, token, scan, *sliders):
         """The crosshair has moved: the sliders, which count from 1, as the viewers' positions do."""
-        told = event._data
         shown = self.actions.result(token).scans[scan]
-        if not isinstance(told, dict) or told.get("id") != identity(shown):
+        try:
+            there = event._data["id"] == identity(shown)
+            x, y, z = (
+                min(max(0, int(i)), n - 1) + 1 for i, n in zip(event._data["at"], shown.image.shape, strict=True)
+            )
+        except (KeyError, TypeError, ValueError):  # not from our viewer
             return gr.skip()
-        x, y, z = (min(max(0, int(i)), n - 1) + 1 for i, n in zip(told["at"], shown.image.shape, strict=True))
-        return z, y, x
+        return (z, y, x) if there else gr.skip()
 
     def drew(self, event: gr.EventData, request: gr.Request, token, *asked):
         """A drawing has come: masks, names and checks of step 1, the structures, the table, what to do next."""

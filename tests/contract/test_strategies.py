@@ -187,7 +187,7 @@ def test_tuning_lowers_the_loss_on_its_reference_and_moves_nothing_else(tiny, re
     given = Given(tiny, [reference])
     lessons = _lessons(given, start)
     with torch.no_grad():
-        assert _loss(given, tuned.task, lessons) < _loss(given, start.task, lessons) - 0.01
+        assert _loss(given, tuned.task, lessons) < _loss(given, start.task, lessons) - 0.003  # the gate's start
     assert torch.equal(start.task.memory_keys, tuned.task.memory_keys)
     assert all(torch.equal(before[name], value) for name, value in tiny.state_dict().items())
 
