@@ -9,7 +9,7 @@ import gradio as gr
 import numpy as np
 
 from app.drawing import draw, interpolate, read_drawing, smooth
-from app.results import Layer, Result, Scan
+from app.results import Result, Scan
 from app.ui.actions import FIELDS, MESSAGE, Actions
 from app.ui.tables import ERROR_NAMES, said, scans_table, structures_table
 from app.viewers.colours import ERRORS, PALETTE
@@ -152,28 +152,23 @@ def may_draw(scan: Scan) -> bool:
 def value(result: Result, number: int) -> dict:
     """What the viewer is told of a scan; see workbench.js. Its files are written once."""
     scan = result.scans[number]
-    kinds = list(scan.layers)
-    if scan.truth is not None:
-        kinds.insert(0, Layer("errors", scan.errors, dict(zip(ERROR_NAMES, ERRORS, strict=True))))
     marked = f"{scan.drawn}-{len(result.names)}"
-    image = _file(scan, "image", partial(write_volume, scan.image, scan.affine))
-    mask = _file(scan, f"labels-{marked}", partial(write_labels, scan.labels, scan.affine))
-    layers = [
-        {
-            "name": layer.name,
-            "url": _file(scan, f"{layer.name}-{marked}", partial(write_labels, layer.labels, scan.affine)),
-            "legend": [{"name": name, "colour": _hex(rgb)} for name, rgb in layer.legend.items()],
-            "on": layer.name == "who found it",
-        }
-        for layer in kinds
-    ]
+
+    def layer(name: str, legend: dict, labels: Callable[[], np.ndarray]) -> dict:
+        url = _file(scan, f"{name}-{marked}", lambda path: write_labels(labels(), scan.affine, path))
+        colours = [{"name": name, "colour": _hex(rgb)} for name, rgb in legend.items()]
+        return {"name": name, "url": url, "legend": colours, "on": name == "who found it"}
+
+    layers = [layer(each.name, each.legend, lambda each=each: each.labels) for each in scan.layers]
+    if scan.truth is not None:
+        layers.insert(0, layer("errors", dict(zip(ERROR_NAMES, ERRORS, strict=True)), lambda: scan.errors))
     hint = SHOWN_HINT if scan.reference else FOUND_HINT
     return {
         "id": identity(scan),
-        "image": image,
+        "image": _file(scan, "image", partial(write_volume, scan.image, scan.affine)),
         "windows": {name: list(window) for name, window in scan.windows.items()},
         "structures": structures(result.names),
-        "mask": mask,
+        "mask": _file(scan, f"labels-{marked}", partial(write_labels, scan.labels, scan.affine)),
         "mask_revision": f"{scan.stem.parent.name} {scan.stem.name} {scan.helped}",
         "layers": layers,
         "draw": {"hint": hint} if may_draw(scan) else None,
