@@ -15,6 +15,7 @@ PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}  # plane → the RAS+ axis it
 LETTERS = {"axial": "RLAP", "coronal": "RLSI", "sagittal": "APSI"}  # at the left, right, top and bottom edge
 CROSSHAIR = 0.2  # opacity of the lines where the other two planes cut this one
 CT = (("soft tissue", 400, 40), ("lung", 1500, -600), ("bone", 1800, 400), ("brain", 80, 40), ("liver", 150, 60))
+ENOUGH = 2_000_000  # voxels, for percentiles
 PERCENTILES = (("0.5 to 99.5 %", 0.5), ("2 to 98 %", 2), ("10 to 90 %", 10), ("all values", 0))
 
 
@@ -32,13 +33,14 @@ class Style:
 
 def presets(image: np.ndarray) -> dict[str, tuple[float, float]]:
     """Name → lowest and highest intensity shown: Hounsfield windows for CT, percentiles for all else. The first is
-    the one to begin with."""
-    if detect_scheme(image) == "ct":
+    the one to begin with. Of a large image so many voxels tell as ENOUGH."""
+    few = image.ravel("K")[:: max(1, image.size // ENOUGH)]
+    if detect_scheme(few) == "ct":
         return {f"{name} ({width}/{level})": (level - width / 2, level + width / 2) for name, width, level in CT}
     found = {}
     for name, share in PERCENTILES:
-        low, high = map(float, np.percentile(image, (share, 100 - share)))
-        found[name] = (low, high) if low < high else (float(image.min()), float(image.max()))
+        low, high = map(float, np.percentile(few, (share, 100 - share)))
+        found[name] = (low, high) if share and low < high else (float(image.min()), float(image.max()))
     return found
 
 
