@@ -20,14 +20,18 @@ class Bench:
         self.actions, self.sessions = actions, actions.sessions
 
     def arrive(self, key, request: gr.Request):
-        """A page has been loaded, perhaps again: whether it was, token, what was filled in, what in_sight gives."""
+        """A page has been loaded, perhaps again: whether it was, token, what was filled in, what in_sight gives,
+        status, masks and extras to take away."""
         token = self.sessions.arrive(request.session_hash, key)
         fields = self.sessions.desk(request.session_hash).fields
         if not fields:
             return gr.skip()
         result = self.sessions.find(token)
-        seen = in_sight(result, len(result.scans) - 1 if result.scans else None) if result else [gr.skip()] * 5
-        return True, token, *fields, *seen
+        if not result:
+            return True, token, *fields, *[gr.skip()] * 8
+        seen = in_sight(result, len(result.scans) - 1 if result.scans else None)
+        files = ([str(path) for path in paths] for paths in (result.masks, result.extras))
+        return True, token, *fields, *seen, said("", "Everything is here as it was."), *files
 
     def preview(self, request: gr.Request, token, *values):
         """The uploads as they are: token, what in_sight gives. What cannot be read is said elsewhere."""

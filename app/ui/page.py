@@ -117,7 +117,8 @@ def build(weights: str = "iris-small", device: str = "auto", sample: bool = Fals
         looking(views, token, look, take)
         correcting(views, bench, token, sight, look)
         drawing(views, Workbench(actions), token, asked, show, checks, look)
-        arriving(page, bench, views, sample, token, [*shown, run.queries, run.truths], sight, show, look)
+        restored = [token, *shown, run.queries, run.truths, *sight, run.status, take.masks, take.extras]
+        arriving(page, bench, views, sample, token, restored, show, look)
         programs(Programs(actions), shown, choose, asked)
         page.unload(actions.close)
     return page.queue(default_concurrency_limit=1)
@@ -219,10 +220,10 @@ def drawing(views: Views, workbench: Workbench, token, asked: list, show, checks
     look.viewer.submit(workbench.helped, [token, *asked], [look.viewer, *known], **one_by_one)
 
 
-def arriving(page, bench: Bench, views: Views, sample: bool, token, fields: list, sight: list, show, look) -> None:
+def arriving(page, bench: Bench, views: Views, sample: bool, token, restored: list, show, look) -> None:
     """A page that is loaded again finds everything as it was; else, if wanted, it begins with a sample."""
     key, again = gr.Textbox(visible=False), gr.Checkbox(False, visible=False)
-    arrived = page.load(bench.arrive, key, [again, token, *fields, *sight], js=KEY, **QUIET)
+    arrived = page.load(bench.arrive, key, [again, *restored], js=KEY, **QUIET)
     arrived.success(views.show, **_show(token, look))
     if sample:
         click = f"again => again || document.querySelector('#{show.samples['hippocampus'].elem_id}').click()"

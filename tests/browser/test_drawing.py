@@ -67,6 +67,12 @@ def test_draw_segment_correct_show_again(page: Page, address: str, sample: Path,
     page.click("#segment")
     done(page, "2 of 2")
 
+    page.reload()
+    expect(page.locator("#status")).to_contain_text("as it was", timeout=WAIT_MS)
+    expect(page.locator("#downloads")).to_contain_text("two", timeout=WAIT_MS)
+    page.locator("#scan input").click()
+    page.get_by_role("option", name="query: two.nii.gz").click()
+
     # what was found in one is corrected, and shown for the other
     expect(page.locator("#scan input")).to_have_value("query: two.nii.gz")
     expect(page.locator(".wb-hint")).to_contain_text("Correct what was found", timeout=WAIT_MS)
