@@ -12,7 +12,7 @@ from app.drawing import draw, interpolate, read_drawing, smooth
 from app.results import Result, Scan
 from app.ui.actions import FIELDS, MESSAGE, Actions
 from app.ui.tables import ERROR_NAMES, said, scans_table, structures_table
-from app.viewers.colours import ERRORS, PALETTE
+from app.viewers.colours import ERRORS, colour
 from app.viewers.volumes import write_labels, write_volume
 from iris_core.case import InputError
 
@@ -177,7 +177,7 @@ def value(result: Result, number: int) -> dict:
 
 
 def structures(names: Iterable[str]) -> list[dict[str, str]]:
-    return [{"name": name, "colour": _hex(PALETTE[i % len(PALETTE)])} for i, name in enumerate(names)]
+    return [{"name": name, "colour": _hex(colour(i))} for i, name in enumerate(names)]
 
 
 def _file(scan: Scan, what: str, write: Callable[[Path], None]) -> str:

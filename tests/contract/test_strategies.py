@@ -183,11 +183,11 @@ def test_tuning_lowers_the_loss_on_its_reference_and_moves_nothing_else(tiny, re
     from iris_core.strategies.tuning import _lessons, _loss
 
     before = {name: value.clone() for name, value in tiny.state_dict().items()}
-    start, tuned = task("one_shot", tiny, [reference]), task("tuning", tiny, [reference], steps=15)
+    start, tuned = task("one_shot", tiny, [reference]), task("tuning", tiny, [reference], steps=40)
     given = Given(tiny, [reference])
     lessons = _lessons(given, start)
     with torch.no_grad():
-        assert _loss(given, tuned.task, lessons) < _loss(given, start.task, lessons) - 0.003  # the gate's start
+        assert _loss(given, tuned.task, lessons) < _loss(given, start.task, lessons) - 0.01
     assert torch.equal(start.task.memory_keys, tuned.task.memory_keys)
     assert all(torch.equal(before[name], value) for name, value in tiny.state_dict().items())
 
