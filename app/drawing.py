@@ -73,6 +73,7 @@ def draw(result: Result, number: int, labels: np.ndarray, names: tuple[str, ...]
     files[1].unlink(missing_ok=True)  # who reads it still has it
     called = dict(zip(former, names, strict=False))
     scans = [changed if i == number else _renamed(other, called) for i, other in enumerate(result.scans)]
+    result = result if scan.reference else result.corrected(number, changed)
     return replace(result, classes=classes, scans=tuple(scans)), mask
 
 

@@ -67,8 +67,7 @@ def correct(result: Result, number: int, mask: Path) -> Result:
         changed = replace(changed, truth=scan.truth, scores=measured)
     structures = [Structure(value, name, colour(i)) for i, (name, value) in enumerate(classes.items())]
     write_mask(case.labels, scan.source, scan.mask, structures)  # what is taken away is what is seen
-    scans = (*result.scans[:number], changed, *result.scans[number + 1 :])
-    return replace(result, classes=classes, scans=scans)
+    return replace(result.corrected(number, changed), classes=classes)
 
 
 def _with(classes: dict[str, int], case: Case) -> dict[str, int]:

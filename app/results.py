@@ -1,6 +1,6 @@
 """What one run of the page leaves for its viewers and its downloads."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +148,12 @@ class Result:
         """The mean confidence of the queries that nobody corrected, or None."""
         found = [scan.trust for scan in self.queries if scan.trust is not None]
         return float(np.mean(found)) if found else None
+
+    def corrected(self, number: int, scan: Scan) -> "Result":
+        """With a scan in place of a query whose mask a person corrected. The zip, statistics and DICOM-SEG, which hold
+        what was found before, are no longer offered; the task still is."""
+        scans = (*self.scans[:number], scan, *self.scans[number + 1 :])
+        return replace(self, scans=scans, extras=tuple(p for p in self.extras if p.suffix == ".safetensors"))
 
     def worst(self) -> Scan | None:
         """The query to correct next: the one whose mean confidence is lowest."""

@@ -32,7 +32,7 @@ def packed(path: Path) -> bytes:
         image = arrays.pop("image").astype(np.float32)
         low, high = image.min(), image.max()
         grey = np.round((image - low) / max(high - low, 1e-6) * 255).astype(np.uint8)
-        flat = np.ascontiguousarray(np.moveaxis(grey, np.argmin(grey.shape), 0)).reshape(-1, _moved(grey.shape)[2])
+        flat = np.moveaxis(grey, np.argmin(grey.shape), 0).reshape(-1, _moved(grey.shape)[2])
         file = io.BytesIO()
         Image.fromarray(flat).save(file, "JPEG2000", irreversible=True, quality_mode="dB", quality_layers=[DECIBEL])
         arrays["jpeg"] = np.frombuffer(file.getvalue(), np.uint8)

@@ -19,16 +19,12 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-from browser_page import WAIT_MS, Pencil, button, done, serve, upload, voxel
+from browser_page import NO_WEBGL, WAIT_MS, Pencil, button, done, serve, upload, voxel
 from conftest import FLAGS
-from pairs import _raw
+from pairs import raw_folder
 from playwright.sync_api import Page, expect, sync_playwright
 
 LOOP = "hippocampus_025", "hippocampus_090", "hippocampus_166", "hippocampus_251"
-NO_WEBGL = (
-    "const get = HTMLCanvasElement.prototype.getContext; HTMLCanvasElement.prototype.getContext ="
-    " function (kind, ...more) { return kind === 'webgl2' ? null : get.call(this, kind, ...more); }"
-)
 STEPS = 20  # slices that are scrolled through
 
 
@@ -86,7 +82,7 @@ def dice(page: Page, name: str) -> float:
 
 
 def print_loop(browser, address: str, folder: Path, output: Path) -> None:
-    raw, truths = _raw() / "Dataset004_Hippocampus", {}
+    raw, truths = raw_folder() / "Dataset004_Hippocampus", {}
     for name in LOOP:
         shutil.copy(raw / "imagesTr" / f"{name}_0000.nii.gz", folder / f"{name}.nii.gz")
         mask = nibabel.load(raw / "labelsTr" / f"{name}.nii.gz")

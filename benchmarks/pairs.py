@@ -80,16 +80,16 @@ def several(name: str, number: int, n: int) -> list[Case]:
 
 def _scan(name: str) -> Case:
     dataset, case = name.split("/")
-    return open_dataset(dataset, _raw()).case(case)
+    return open_dataset(dataset, raw_folder()).case(case)
 
 
-def _raw() -> Path:
+def raw_folder() -> Path:
     return Path(os.environ.get("nnUNet_raw", DATA / "nnUNet_raw"))
 
 
 def _subject(name: str) -> str:
     dataset, case = name.split("/")
-    return name if dataset in ("brain", "anatomy") else open_dataset(dataset, _raw()).patients[case]
+    return name if dataset in ("brain", "anatomy") else open_dataset(dataset, raw_folder()).patients[case]
 
 
 def _map(name: str) -> Case:

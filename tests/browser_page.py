@@ -17,6 +17,11 @@ from skimage.measure import find_contours
 
 ROOT = Path(__file__).parents[1]
 WAIT_MS = 60_000
+NO_WEBGL = (  # a script that hides WebGL2 from all but Plotly
+    "const get = HTMLCanvasElement.prototype.getContext;"
+    "HTMLCanvasElement.prototype.getContext = function (kind, ...more) {"
+    " return kind === 'webgl2' && !this.closest('#view3d') ? null : get.call(this, kind, ...more); }"
+)
 
 
 def serve(command: list[str], temporary: Path, **environment: str):

@@ -9,7 +9,7 @@ from app.explained import explained
 from app.preview import correct, preview
 from app.results import Result
 from app.ui.actions import FIELDS, Actions, in_sight
-from app.ui.tables import said
+from app.ui.tables import once_corrected, said
 from iris_core.case import InputError
 
 
@@ -54,7 +54,7 @@ class Bench:
         return token, *in_sight(result, len(result.scans) - 1 if result.scans else None)
 
     def correct(self, token, scan, corrected, request: gr.Request):
-        """A corrected mask takes the place of a query's: scans, the field for the mask, what to do next."""
+        """A corrected mask takes the place of a query's: scans, the field for the mask, what to do next, extras."""
         result = self.actions.result(token)
         if not corrected:
             raise self.actions.error(InputError("Put the corrected mask here first"))
@@ -67,10 +67,7 @@ class Bench:
         self.sessions.change(token, changed)
         desk = self.sessions.desk(request.session_hash)
         desk.corrected[changed.scans[scan].uploads[0]] = corrected
-        left = sum(query.trust is not None for query in changed.queries)
-        then = f"the {left} others are segmented again, the worst first" if left else "the next queries gain by it"
-        said_now = said("good", f"Corrected. Press <b>Show it again</b>: this scan becomes a reference, and {then}.")
-        return *in_sight(changed, scan), None, said_now
+        return *in_sight(changed, scan), None, once_corrected(changed), [str(path) for path in changed.extras]
 
     def explain(self, token, scan):
         """Who found what becomes one of the ways to mark a scan."""

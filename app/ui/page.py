@@ -115,8 +115,8 @@ def build(weights: str = "iris-small", device: str = "auto", sample: bool = Fals
         before_a_run(actions, views, bench, token, show, choose, run, checks, asked, sight, look)
         runs(actions, views, token, show, run, checks, asked, sight, look, take)
         looking(views, token, look, take)
-        correcting(views, bench, token, sight, look)
-        drawing(views, Workbench(actions), token, asked, show, checks, look)
+        correcting(views, bench, token, sight, look, take)
+        drawing(views, Workbench(actions), token, asked, show, checks, look, take)
         restored = [token, *shown, run.queries, run.truths, *sight, run.status, take.masks, take.extras]
         arriving(page, bench, views, sample, token, restored, show, look)
         programs(Programs(actions), shown, choose, asked)
@@ -158,6 +158,7 @@ def runs(actions, views, token, show, run, checks, asked, sight: list, look, tak
             **PRIVATE,
         )
         ran.failure(lambda: gr.Button(visible=False), None, run.cancel, **QUIET)
+        ran.success(lambda: layout.AGAIN, None, look.correct.said, **QUIET)
         seen = ran.success(views.show, **_show(token, look))
         seen.then(views.gallery, token, look.gallery, **QUIET).then(views.take, [token, look.scan], take.views, **QUIET)
 
@@ -203,7 +204,7 @@ def looking(views: Views, token, look, take) -> None:
     gr.on([part.input for part in (look.planes, look.structures)], views.turn, surfaces, look.view3d, **LIVE)
 
 
-def drawing(views: Views, workbench: Workbench, token, asked: list, show, checks, look) -> None:
+def drawing(views: Views, workbench: Workbench, token, asked: list, show, checks, look, take) -> None:
     """What happens in the viewer: the crosshair moves, a mask is drawn."""
     sliders = look.sliders
     loaded = look.viewer.load(workbench.loaded, None, [look.flat, look.flat_slices, look.viewer, look.remark], **QUIET)
@@ -214,7 +215,8 @@ def drawing(views: Views, workbench: Workbench, token, asked: list, show, checks
     pictures = [*look.images, *look.beside]
     loaded.then(views.move, at, pictures, **QUIET)
     moved.then(views.move, at, pictures, **QUIET).then(views.follow, surfaces, look.view3d, **QUIET)
-    known = [show.masks, show.names, checks, look.structures, look.table, look.volumes, look.correct.said]
+    known = [show.masks, show.names, checks, look.structures, look.table, look.volumes]
+    known += [look.correct.said, take.extras]
     one_by_one = QUIET | {"trigger_mode": "multiple"}
     look.viewer.input(workbench.drew, [token, *asked], known, **one_by_one)
     look.viewer.submit(workbench.helped, [token, *asked], [look.viewer, *known], **one_by_one)
@@ -230,11 +232,12 @@ def arriving(page, bench: Bench, views: Views, sample: bool, token, restored: li
         arrived.then(None, again, None, js=click, **PRIVATE)
 
 
-def correcting(views: Views, bench: Bench, token, sight: list, look) -> None:
+def correcting(views: Views, bench: Bench, token, sight: list, look, take) -> None:
     """A corrected mask; who found what."""
     correct = look.correct
     given = [token, look.scan, correct.corrected]
-    put = correct.corrected.upload(bench.correct, given, [*sight, correct.corrected, correct.said], **QUIET)
+    outputs = [*sight, correct.corrected, correct.said, take.extras]
+    put = correct.corrected.upload(bench.correct, given, outputs, **QUIET)
     put.success(views.show, **_show(token, look))
     asked = look.explain.click(bench.explain, [token, look.scan], None, show_progress_on=look.overlay, **PRIVATE)
     asked.success(views.show, **_show(token, look))

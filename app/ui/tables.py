@@ -102,6 +102,14 @@ def outcome(result: Result, failures: Iterable[str], seconds: float, before: flo
     return "".join(parts)
 
 
+def once_corrected(result: Result) -> str:
+    """What to do next, once a query was corrected."""
+    left = sum(query.trust is not None for query in result.queries)
+    then = f"the {left} others are segmented again, the worst first" if left else "the next queries gain by it"
+    again = f"Corrected. Press <b>Show it again</b>: this scan becomes a reference, and {then}."
+    return said("good", f"{again} The zip and the statistics come anew with it.")
+
+
 def legend(layer: Layer) -> str:
     marks = (f'<i style="background: rgb{rgb}"></i>{escape(name)}' for name, rgb in layer.legend.items())
     return said("", " &nbsp; ".join(marks))

@@ -11,7 +11,7 @@ import numpy as np
 from app.drawing import draw, interpolate, read_drawing, smooth
 from app.results import Result, Scan
 from app.ui.actions import FIELDS, MESSAGE, Actions
-from app.ui.tables import ERROR_NAMES, said, scans_table, structures_table
+from app.ui.tables import ERROR_NAMES, once_corrected, said, scans_table, structures_table
 from app.viewers.colours import ERRORS, colour
 from app.viewers.volumes import write_labels, write_volume
 from iris_core.case import InputError
@@ -56,37 +56,37 @@ class Workbench:
         return (z, y, x) if there else gr.skip()
 
     def drew(self, event: gr.EventData, request: gr.Request, token, *asked):
-        """A drawing has come: masks, names and checks of step 1, the structures, the table, what to do next."""
+        """A drawing has come: masks, names and checks of step 1, the structures, the tables, what to do next, extras to
+        take away."""
         _, said_of = self._drawn(event._data, request, token, asked)
         return said_of
 
     def helped(self, event: gr.EventData, request: gr.Request, token, *asked):
         """The same, with slices filled or edges smoothed: the viewer's value before all that."""
         told = event._data
-        number, said_of = self._drawn(told, request, token, asked)
-        result = self.actions.result(token)
-        scan = result.scans[number]
-        try:
-            structure = int(told["structure"]) + 1
-            if told["action"] == "interpolate":
-                labels = interpolate(scan.labels, structure, told["axis"])
-            else:
-                labels = smooth(scan.labels, structure)
-        except InputError as error:
-            gr.Warning(str(error), **MESSAGE)
-            labels = np.array(scan.labels)
-        desk = self.sessions.desk(request.session_hash)
-        result, mask = draw(result, number, labels, result.names, self._folder(request, scan))
-        self.sessions.note_uploads(request.session_hash, [mask])
-        changed = replace(result.scans[number], helped=scan.helped + 1)
-        result = replace(result, scans=(*result.scans[:number], changed, *result.scans[number + 1 :]))
-        self.sessions.change(token, result)
-        if not scan.reference:
-            desk.corrected[scan.uploads[0]] = mask
-        return value(result, number), *said_of[:3], *self._seen(result, number)
 
-    def _drawn(self, told: dict, request: gr.Request, token, asked: tuple) -> tuple[int, tuple]:
-        """Keep a drawing: the number of its scan, and what ``drew`` returns."""
+        def help_with(labels: np.ndarray) -> np.ndarray:
+            structure = int(told["structure"]) + 1
+            try:
+                if told["action"] == "interpolate":
+                    return interpolate(labels, structure, told["axis"])
+                return smooth(labels, structure)
+            except InputError as error:
+                gr.Warning(str(error), **MESSAGE)
+                return labels
+
+        number, said_of = self._drawn(told, request, token, asked, help_with)
+        return value(self.actions.result(token), number), *said_of
+
+    def _drawn(
+        self,
+        told: dict,
+        request: gr.Request,
+        token,
+        asked: tuple,
+        help_with: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> tuple[int, tuple]:
+        """Keep a drawing, perhaps helped: the number of its scan, and what ``drew`` returns."""
         result = self.actions.result(token)
         try:
             number = next(i for i, scan in enumerate(result.scans) if identity(scan) == told["id"] and may_draw(scan))
@@ -101,10 +101,14 @@ class Workbench:
         self.sessions.note_uploads(request.session_hash, [path])
         try:
             labels = read_drawing(path, scan.image.shape, len(names))
+            labels = help_with(labels) if help_with else labels
             result, mask = draw(result, number, labels, names, self._folder(request, scan))
             self.sessions.note_uploads(request.session_hash, [mask])
         except InputError as error:
             raise self.actions.error(error) from error
+        if help_with:
+            changed = replace(result.scans[number], helped=scan.helped + 1)
+            result = replace(result, scans=(*result.scans[:number], changed, *result.scans[number + 1 :]))
         self.sessions.change(token, result)
         if not scan.reference:
             self.sessions.desk(request.session_hash).corrected[scan.uploads[0]] = mask
@@ -123,17 +127,15 @@ class Workbench:
         return number, (masks, names, checks, *self._seen(result, number))
 
     def _seen(self, result: Result, number: int) -> tuple:
-        """Structures, the scan's table, all scans' table, what to do next."""
+        """Structures, the scan's table, all scans' table, what to do next, extras to take away."""
         scan = result.scans[number]
         names = list(result.names)
-        left = sum(query.trust is not None for query in result.queries)
-        then = f"the {left} others are segmented again, the worst first" if left else "the next queries gain by it"
-        next_step = f"Corrected. Press <b>Show it again</b>: this scan becomes a reference, and {then}."
         return (
             gr.CheckboxGroup(choices=names, value=names),
             structures_table(result, scan),
             scans_table(result),
-            gr.skip() if scan.reference else said("good", next_step),
+            gr.skip() if scan.reference else once_corrected(result),
+            gr.skip() if scan.reference else [str(path) for path in result.extras],
         )
 
     def _folder(self, request: gr.Request, scan: Scan) -> Path:

@@ -11,7 +11,7 @@ import nibabel
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browser_page import WAIT_MS, Pencil, button, done, upload, voxel
+from browser_page import NO_WEBGL, WAIT_MS, Pencil, button, done, upload, voxel
 from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.browser
@@ -114,11 +114,7 @@ def test_a_drawing_is_its_visitors_own(page: Page, address: str, sample: Path, t
 
 
 def test_without_webgl2_the_server_draws_the_slices(page: Page, address: str):
-    page.add_init_script(
-        "const get = HTMLCanvasElement.prototype.getContext;"
-        "HTMLCanvasElement.prototype.getContext = function (kind, ...more) {"
-        " return kind === 'webgl2' && !this.closest('#view3d') ? null : get.call(this, kind, ...more); }"
-    )
+    page.add_init_script(NO_WEBGL)
     page.goto(address)
     page.click("#sample-hippocampus")
     done(page, "1 of 1")

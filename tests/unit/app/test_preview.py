@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import write_nifti
 
+from app.drawing import draw
 from app.explained import SHARES, explained
 from app.preview import correct, partners, preview
 from app.results import Result
@@ -126,3 +127,14 @@ def test_a_bad_correction_is_refused_and_changes_nothing(service, asked, tmp_pat
             bench.correct(token, 1, mask, VISITOR)
     assert actions.result(token) is before and not actions.sessions.desk("visitor").corrected
     actions.sessions.close(VISITOR.session_hash)
+
+
+def test_what_tells_of_the_mask_before_its_correction_is_no_longer_offered(service, asked, sample, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    result = run(service, folder, asked, quiet)
+    assert result.extras[0].name == "everything.zip"
+    changed = correct(result, 1, sample / "query_mask.nii.gz")
+    assert [path.name for path in changed.extras] == ["iris.task.safetensors"]
+    drawn, _ = draw(result, 1, np.array(changed.scans[1].labels), result.names, tmp_path)
+    assert drawn.extras == changed.extras and drawn.masks == result.masks
