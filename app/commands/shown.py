@@ -1,6 +1,6 @@
 """What shows the task, on the command line: references with masks, task files, or known classes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -47,6 +47,8 @@ class Shown:
     """Normalisation: ct for Hounsfield units, percentile for everything else; auto looks at the references."""
     names: tuple[str, ...] = ()
     """Class names as value=name, for example 1=liver 2=spleen; they go before names in the mask's file."""
+    only: tuple[str, ...] = ()
+    """Of the structures that references show only these, by name, for example liver spleen."""
     top_k: int = 3
     """References that retrieval averages for a class."""
     seed: int = 0
@@ -63,7 +65,18 @@ class Shown:
         if self.pool and self.strategy == "tuning":
             dataset = self._dataset()
             cases += [case for case in map(dataset.case, sorted(dataset.files)) if case.present()]
-        return cases
+        return self._chosen(cases)
+
+    def _chosen(self, cases: list) -> list:
+        """The same cases, each with the classes of --only."""
+        if not self.only:
+            return cases
+        if self.task or self.classes or (self.pool and self.strategy != "tuning"):
+            raise InputError("--only chooses structures of --reference; it cannot go with --task, --pool or --classes")
+        shown = {c.name for case in cases for c in case.present()}
+        if missing := set(self.only) - shown:
+            raise InputError(f"--only names {sorted(missing)}, the references show {sorted(shown)}")
+        return [replace(case, classes=tuple(c for c in case.classes if c.name in self.only)) for case in cases]
 
     def plan(self, service, references: list):
         """T for every query, from all that is shown. Raises InputError where nothing is, or it does not go together."""

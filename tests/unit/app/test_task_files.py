@@ -88,6 +88,19 @@ def test_several_task_files_are_averaged_or_joined(iris, task, scan, tmp_path):
     assert "a label value of its own" in error
 
 
+def test_only_some_of_the_structures_that_a_mask_shows(iris, scan, tmp_path):
+    mask = write_nifti(tmp_path / "two.nii.gz", (ball(radius=6) + ball(radius=3).astype(np.uint8)).astype(np.uint8))
+    shown = ["encode", "--reference", scan[0], "--mask", mask, "--names", "1=shell", "2=core"]
+    assert iris(*shown, "--only", "core", "--output", tmp_path / "core.task.safetensors")[0] == 0
+    with safe_open(tmp_path / "core.task.safetensors", "pt") as stored:
+        assert json.loads(stored.metadata()["iris_task"])["names"] == ["core"]
+    code, error = iris(*shown, "--only", "heart", "core", "--output", tmp_path / "x.task.safetensors")
+    assert code == 2 and "['heart']" in error and "['core', 'shell']" in error
+    task = ["--task", tmp_path / "core.task.safetensors", "--only", "core", "--output", tmp_path / "y.task.safetensors"]
+    assert iris("encode", *task)[0] == 2
+    assert [path.name for path in tmp_path.glob("*.safetensors")] == ["core.task.safetensors"]
+
+
 def test_another_models_task_is_refused(task, scan, tmp_path, capsys):
     torch.manual_seed(5)
     checkpoint.save(tmp_path / "other", Iris(PRESETS["tiny"]), MemoryBank(), {})
