@@ -31,6 +31,7 @@ MAY_IMPORT = {
         "numpy",
         "tqdm",
     },
+    "clients/python/iris_client": {"iris_client", "httpx", "nibabel", "numpy"},
 }
 # Inside the core, a room may import itself and the rooms before it.
 LAYERS = [
