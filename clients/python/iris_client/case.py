@@ -62,6 +62,9 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Voxels (x, y, z) in file order and the RAS+ affine."""
     try:
         nifti = nibabel.load(path)
-        return np.asanyarray(nifti.dataobj), nifti.affine
-    except (OSError, EOFError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
+        voxels = np.asanyarray(nifti.dataobj)
+    except Exception as error:  # nibabel and its decompressors each raise their own
         raise InputError(f"{path}: must be a NIfTI that can be read ({error})") from error
+    if voxels.dtype.kind not in "biuf":
+        raise InputError(f"{path}: voxels must be plain numbers, got {voxels.dtype}")
+    return voxels, nifti.affine

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import unescape
+from secrets import token_hex
 
 import httpx
 import numpy as np
@@ -14,12 +15,23 @@ from iris_client.errors import InputError, ServerError
 from iris_client.nifti import labels_of, mask_file, scan_file
 
 QUIET_S = 60  # a server that works says so every 15 s
+ENDING = ".task.safetensors"
+UPLOADED = {"meta": {"_type": "gradio.FileData"}}
 
 
 @dataclass(frozen=True)
 class Task:
     """What references show, encoded. content: a task file, *.task.safetensors, for the server's weights only."""
 
+    content: bytes
+
+
+@dataclass(frozen=True)
+class _File:
+    """To be uploaded. called: how messages call it."""
+
+    called: str
+    ending: str
     content: bytes
 
 
@@ -53,35 +65,33 @@ class Client:
 
         references: cases with labels. grid: 'auto', or 'paper' for 1.5 mm.
         """
-        scans = {f"scan{i}.nii.gz": scan_file(r) for i, r in enumerate(references, 1)}
-        masks = {f"mask{i}.nii.gz": mask_file(r) for i, r in enumerate(references, 1)}
-        called = {f"{part}{i}.nii.gz": r.name for i, r in enumerate(references, 1) for part in ("scan", "mask")}
-        sent = self._send(scans | masks)
-        asked = {"references": sent[: len(scans)], "masks": sent[len(scans) :], "classes": list(classes), "grid": grid}
-        (task,) = self._call("encode", asked, called)
+        scans = [_File(reference.name, ".nii.gz", scan_file(reference)) for reference in references]
+        masks = [_File(reference.name, ".nii.gz", mask_file(reference)) for reference in references]
+        files = {"references": scans, "masks": masks}
+        (task,) = self._call("encode", files, {"classes": list(classes), "grid": grid})
         return Task(self._fetch(task))
 
     def segment(self, task: Task, query) -> np.ndarray:
         """Labels (x, y, z) on the query's own grid, 0 is background. query: a case; its labels are not looked at."""
-        scan, shown = self._send({"query.nii.gz": scan_file(query), "client.task.safetensors": task.content})
-        asked = {"tasks": [shown], "queries": [scan], "confidence": False}
-        masks, _ = self._call("segment", asked, {"query.nii.gz": query.name})
-        return labels_of(self._fetch(masks[0]))
+        scan, shown = _File(query.name, ".nii.gz", scan_file(query)), _File("the task", ENDING, task.content)
+        (mask,), _ = self._call("segment", {"queries": [scan], "tasks": [shown]}, {"confidence": False})
+        return labels_of(self._fetch(mask))
 
     def classes(self) -> dict[str, dict]:
         """The classes that the weights know: name → updates in training, spacing in mm, scheme of intensities."""
-        return self._call("classes", {}, {})[0]
-
-    def _send(self, files: dict[str, bytes]) -> list[dict]:
-        """Upload files, name → content: all, or where one is refused none."""
-        paths = self._ask("POST", "upload", files=[("files", file) for file in files.items()]).json() if files else []
-        return [{"path": path, "meta": {"_type": "gradio.FileData"}} for path in paths]
+        (known,) = self._call("classes", {}, {})
+        return known
 
     def _fetch(self, file: dict) -> bytes:
         return self._ask("GET", f"file={file['path']}").content
 
-    def _call(self, name: str, asked: dict, called: dict[str, str]) -> list:
-        """What an endpoint returns. called: names of uploads → what the user calls them, for messages."""
+    def _call(self, name: str, files: dict[str, list[_File]], asked: dict) -> list:
+        """What an endpoint returns. files: of its inputs those that are uploaded."""
+        # The server deletes a call's uploads when it ends; those of a call beside it must have other names.
+        sent = {f"{token_hex(8)}{file.ending}": file for part in files.values() for file in part}
+        paths = iter(self._send(sent) if sent else ())
+        uploads = {part: [UPLOADED | {"path": next(paths)} for _ in these] for part, these in files.items()}
+        asked = asked | {part: these or None for part, these in uploads.items()}
         event = self._ask("POST", f"call/v2/{name}", json=asked).json()["event_id"]
         for kind, data in self._events(f"call/{name}/{event}"):
             if kind == "complete":
@@ -90,10 +100,15 @@ class Client:
                 if not (isinstance(data, dict) and data.get("error")):
                     raise ServerError(f"the server failed ({data}); what it printed says why")
                 message = unescape(data["error"].replace("<br>", "\n"))
-                for upload, own in called.items():
-                    message = message.replace(upload, own)
+                for upload, file in sent.items():
+                    message = message.replace(upload, file.called)
                 raise InputError(message)
         raise ServerError("the server closed the connection before it was done; is it still running?")
+
+    def _send(self, files: dict[str, _File]) -> list[str]:
+        """Upload files, all, or where one is refused none: their paths on the server."""
+        content = [("files", (name, file.content)) for name, file in files.items()]
+        return self._ask("POST", "upload", files=content).json()
 
     def _events(self, path: str) -> Iterator[tuple[str, object]]:
         """Server-sent events: what each is called, and its data."""

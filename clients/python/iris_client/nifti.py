@@ -35,6 +35,8 @@ def mask_file(case) -> bytes:
         raise InputError(f"{case.name}: an ignore label cannot be sent, got {case.ignore}; make it background, 0")
     values = [c.value for c in case.classes]
     labels = np.asarray(case.labels)
+    if not np.array_equal(labels, np.rint(labels)):
+        raise InputError(f"{case.name}: labels must be whole numbers, got fractions or NaN; is it a probability map?")
     shown = np.where(np.isin(labels, values), labels, 0)
     if values and (min(values) < -(2**31) or max(values) >= 2**31):
         raise InputError(f"{case.name}: label values must fit into 32 bits, got {values}")

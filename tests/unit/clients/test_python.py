@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,6 +75,15 @@ def test_known_classes_need_no_reference(client, service, sample, served):
     assert served.left() == []
 
 
+def test_calls_at_once_do_not_take_each_others_files(client, sample, served):
+    query = iris_client.read_scan(sample / "query.nii.gz")
+    task = client.encode(iris_client.read_reference(sample / "reference.nii.gz", sample / "reference_mask.nii.gz"))
+    with ThreadPoolExecutor(5) as pool:
+        found = list(pool.map(client.segment, [task] * 5, [query] * 5))
+    assert found[0].any() and all(np.array_equal(found[0], other) for other in found)
+    assert served.left() == []
+
+
 def some_case(**changes) -> iris_client.Case:
     labels = np.zeros((12, 12, 12), int)
     labels[4:8, 4:8, 4:8] = 1
@@ -92,6 +102,7 @@ def some_case(**changes) -> iris_client.Case:
         ({"image": np.zeros((12, 12))}, "mine"),
         ({"affine": np.zeros((4, 4))}, "mine: the affine must be"),
         ({"affine": np.eye(3)}, "mine: the affine must be"),
+        ({"labels": np.full((12, 12, 12), 0.5)}, "mine: labels must be whole numbers"),
         ({"classes": (LabelClass("both", 1, (1, 2)),)}, "mine: a class must be one label value"),
         ({"classes": (iris_client.LabelClass("far", 2**40),)}, "mine: label values must fit into 32 bits"),
     ],
@@ -104,7 +115,7 @@ def test_bad_references_are_refused_with_a_message_and_leave_nothing(client, ser
 
 def test_bad_calls_are_refused_with_a_message_and_leave_nothing(client, served, sample):
     query = images.read_scan(sample / "query.nii.gz")
-    with pytest.raises(iris_client.InputError, match="task file"):
+    with pytest.raises(iris_client.InputError, match=r"^the task: "):
         client.segment(iris_client.Task(b"no task"), query)
     with pytest.raises(iris_client.InputError, match="got 0 references"):
         client.encode()
@@ -173,7 +184,7 @@ def test_gradios_own_client_can_send_the_token(served, sample, tmp_path):
     assert served.left() == []
 
 
-def test_nobody_there(tmp_path):
+def test_nobody_there():
     with (
         Client("http://127.0.0.1:9") as client,
         pytest.raises(iris_client.ServerError, match="is `iris serve` running"),
@@ -182,8 +193,20 @@ def test_nobody_there(tmp_path):
     for address in ("127.0.0.1:7860", "ftp://there", ""):
         with pytest.raises(iris_client.InputError, match="the address must be"):
             Client(address)
-    with pytest.raises(iris_client.InputError, match=r"nothing\.nii: must be a NIfTI"):
-        iris_client.read_scan(tmp_path / "nothing.nii")
+
+
+def test_files_that_cannot_be_read_are_named(sample, tmp_path):
+    (tmp_path / "cut.nii.gz").write_bytes((sample / "query.nii.gz").read_bytes()[:9000])
+    write_nifti(tmp_path / "complex.nii", np.ones((4, 4, 4), np.complex64))
+    for name, said in (
+        ("nothing.nii", "must be a NIfTI"),
+        ("cut.nii.gz", "must be a NIfTI"),
+        ("complex.nii", "voxels must be plain numbers, got complex64"),
+    ):
+        with pytest.raises(iris_client.InputError, match=rf"{name}: {said}"):
+            iris_client.read_scan(tmp_path / name)
+    with pytest.raises(iris_client.InputError, match=r"reference_mask\.nii\.gz: a mask must lie on its scan's grid"):
+        iris_client.read_reference(sample / "query.nii.gz", sample / "reference_mask.nii.gz")
 
 
 def test_uploads_have_a_limit(tmp_path):
@@ -197,16 +220,36 @@ def test_uploads_have_a_limit(tmp_path):
         assert list(root.iterdir()) == []
 
 
-@pytest.mark.skipif(not shutil.which("curl"), reason="no curl on the PATH")
-def test_the_readme_works_with_curl(served, sample, tmp_path):
-    blocks = re.findall(r"```bash\n(.*?)```", (CLIENT / "README.md").read_text("utf-8"), re.DOTALL)
+@pytest.fixture
+def scans(sample, tmp_path, monkeypatch) -> Path:
+    """A folder to work in, with the scan.nii.gz, mask.nii.gz and query.nii.gz of the READMEs."""
     for theirs, ours in (("reference", "scan"), ("reference_mask", "mask"), ("query", "query")):
         shutil.copy(sample / f"{theirs}.nii.gz", tmp_path / f"{ours}.nii.gz")
-    script = blocks[-1].replace("http://127.0.0.1:7860", served.address.rstrip("/"))
-    environment = os.environ | {"TOKEN": served.token}
-    run = ["bash", "-euo", "pipefail", "-c", script]
-    said = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def blocks(readme: Path, language: str, served) -> list[str]:
+    """A README's blocks of code, with the address and token of a server that runs."""
+    found = re.findall(rf"```{language}\n(.*?)```", readme.read_text("utf-8"), re.DOTALL)
+    address = served.address.rstrip("/")
+    return [block.replace("http://127.0.0.1:7860", address).replace("…", served.token) for block in found]
+
+
+@pytest.mark.parametrize("readme", [CLIENT / "README.md", CLIENT.parents[1] / "README.md"])
+def test_the_readmes_work_in_python(served, scans, readme):
+    (script,) = (block for block in blocks(readme, "python", served) if "iris_client" in block)
+    names = {}
+    exec(script, names)
+    assert names["labels"].any() and names["labels"].shape == nibabel.load(scans / "query.nii.gz").shape
+    names["service"].close()
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="no curl on the PATH")
+def test_the_readme_works_with_curl(served, scans):
+    run = ["bash", "-euo", "pipefail", "-c", blocks(CLIENT / "README.md", "bash", served)[-1]]
+    said = subprocess.run(run, env=os.environ | {"TOKEN": served.token}, capture_output=True, text=True, timeout=120)
     assert said.returncode == 0, said.stderr
     assert "event: complete" in said.stdout and '"name": "liver"' in said.stdout
-    assert np.asarray(nibabel.load(tmp_path / "query_mask.nii.gz").dataobj).any()
+    assert np.asarray(nibabel.load(scans / "query_mask.nii.gz").dataobj).any()
     assert served.left() == []
