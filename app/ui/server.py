@@ -92,8 +92,9 @@ class Calls(Programs):
         finally:
             sessions.close(visitor)
             for broken_off in sessions.root.glob("tmp*"):  # an upload whose sender went away
-                if time.time() - broken_off.stat().st_mtime > FETCH_S:
-                    broken_off.unlink(missing_ok=True)
+                with suppress(OSError):  # it was under way, and is there by now
+                    if time.time() - broken_off.stat().st_mtime > FETCH_S:
+                        broken_off.unlink()
 
     def _set_out(self, *files: str) -> list[str]:
         """Move files to where they can be fetched, and the visit does not end them."""
@@ -122,6 +123,11 @@ def paths_of(uploads: Iterable | None) -> list[str] | None:
     return None if uploads is None else [upload.path for upload in uploads]
 
 
+def as_given(chosen):
+    """What is no choice the call itself refuses, which then takes its uploads along."""
+    return chosen
+
+
 def build(actions: Actions) -> gr.Blocks:
     """The endpoints, with the page's components as their inputs. An upload that no call takes stays for KEPT_S."""
     with gr.Blocks(title="Iris", analytics_enabled=False, delete_cache=(600, KEPT_S)) as server:
@@ -135,7 +141,5 @@ def build(actions: Actions) -> gr.Blocks:
         if isinstance(block, gr.File):
             block.preprocess = paths_of
         elif isinstance(block, gr.Dropdown | gr.Radio):
-            block.preprocess = lambda chosen: (
-                chosen
-            )  # the call itself refuses what is no choice, and takes uploads along
+            block.preprocess = as_given
     return server.queue(default_concurrency_limit=1)

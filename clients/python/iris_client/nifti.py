@@ -25,10 +25,15 @@ def scan_file(case) -> bytes:
 def mask_file(case) -> bytes:
     """The labels of a case as .nii.gz, with the names of its classes in the header, where Iris finds them.
 
-    Only values that a class has are sent. Raises InputError without labels, for regions and for an ignore label.
+    Only values that a class has are sent. Raises InputError without labels or classes, for regions and for an ignore
+    label.
     """
     if case.labels is None:
         raise InputError(f"{case.name}: a reference must have labels, got none")
+    if not case.classes:
+        raise InputError(
+            f"{case.name}: must have classes, got none; plain_classes(labels) are those of labels not empty"
+        )
     if any(getattr(c, "members", (c.value,)) != (c.value,) for c in case.classes):
         raise InputError(f"{case.name}: a class must be one label value to be sent, got regions; give plain classes")
     if getattr(case, "ignore", None) is not None:
@@ -38,7 +43,7 @@ def mask_file(case) -> bytes:
     if not np.array_equal(labels, np.rint(labels)):
         raise InputError(f"{case.name}: labels must be whole numbers, got fractions or NaN; is it a probability map?")
     shown = np.where(np.isin(labels, values), labels, 0)
-    if values and (min(values) < -(2**31) or max(values) >= 2**31):
+    if min(values) < -(2**31) or max(values) >= 2**31:
         raise InputError(f"{case.name}: label values must fit into 32 bits, got {values}")
     nifti = _nifti(case, shown.astype(np.int32))
     table = TABLE.format("".join(LABEL.format(c.value, escape(c.name)) for c in case.classes))

@@ -97,6 +97,7 @@ def some_case(**changes) -> iris_client.Case:
     [
         ({"labels": None}, "mine: a reference must have labels"),
         ({"labels": np.zeros((12, 12, 12), int)}, "mine: the mask must mark at least one voxel"),
+        ({"classes": ()}, "mine: must have classes, got none"),
         ({"labels": np.ones((3, 3, 3), int)}, r"mine.*\(3, 3, 3\)"),
         ({"image": np.full((12, 12, 12), np.nan)}, "mine: the image holds NaN"),
         ({"image": np.zeros((12, 12))}, "mine"),
