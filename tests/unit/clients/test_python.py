@@ -155,6 +155,18 @@ def test_a_bad_call_of_another_program_leaves_nothing(served, sample, tmp_path, 
     assert served.left() == []
 
 
+def test_files_that_were_not_uploaded_are_out_of_reach(served, sample):
+    with httpx.Client(base_url=served.address, headers={"Authorization": "Bearer s3cret"}, timeout=60) as http:
+        for path in ("/etc/passwd", str(sample / "query.nii.gz")):
+            file = [{"path": path, "meta": {"_type": "gradio.FileData"}}]
+            asked = {"references": file, "masks": file, "queries": file}
+            event = http.post("gradio_api/call/v2/segment", json=asked).json()["event_id"]
+            assert "event: error" in http.get(f"gradio_api/call/segment/{event}").text
+        assert http.get("gradio_api/file=/etc/passwd").status_code == 403
+        assert http.get(f"gradio_api/file={sample / 'query.nii.gz'}").status_code == 200  # a sample: it stays
+    assert (sample / "query.nii.gz").is_file() and served.left() == []
+
+
 def test_who_has_no_token_reaches_nothing(served, tmp_path):
     scan = write_nifti(tmp_path / "scan.nii.gz", np.zeros((4, 4, 4), np.float32))
     for headers in ({}, {"Authorization": "Bearer s3cre"}, {"Authorization": "s3cret"}, {"Authorization": "Bearer é"}):
