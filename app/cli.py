@@ -1,4 +1,5 @@
-"""The command line: `iris train | encode | segment | classes | evaluate | advise | atlas | push | pull | space | app`.
+"""The command line: `iris train | encode | segment | classes | evaluate | advise | atlas | push | pull | space | app |
+serve`.
 
 A command is one class.
 """
@@ -11,7 +12,7 @@ import tyro
 from app.commands.atlas import AtlasOfTasks
 from app.commands.evaluate import Advise, Evaluate
 from app.commands.hub import Pull, Push, Space
-from app.commands.page import App
+from app.commands.page import App, Serve
 from app.commands.segment import Classes, Encode, Segment
 from app.commands.train import Train
 from iris_core.case import InputError
@@ -28,6 +29,7 @@ COMMANDS = {
     "pull": Pull,
     "space": Space,
     "app": App,
+    "serve": Serve,
 }
 
 

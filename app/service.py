@@ -19,6 +19,7 @@ from iris_core.pool import open_pool
 from iris_core.prediction import Prediction
 from iris_core.strategies import STRATEGIES, Given, Known, Plan
 from iris_core.strategies.base import Chosen
+from iris_core.strategies.memory_bank import known_classes
 from iris_core.strategies.references import encode_all
 from iris_core.task_file import load_task, save_task
 from nnunet_adapters.raw import RawDataset
@@ -57,7 +58,7 @@ class Service:
 
         strategy: 'auto' is one_shot for one reference, ensemble for several, memory_bank for classes. Where the
         GPU is lent, a strategy runs anew for each query, and its ``progress`` is not called. Raises InputError unless
-        there are either references or classes.
+        there are either references or classes, and for a strategy that there is not.
         """
         if bool(references or known) == bool(classes := settings.get("classes", ())):
             raise InputError(
@@ -67,6 +68,8 @@ class Service:
         if strategy == "auto":
             n = len(references) + len(known)
             strategy = "memory_bank" if classes else "one_shot" if n == 1 else "ensemble"
+        if strategy not in STRATEGIES:
+            raise InputError(f"strategy must be auto or one of {', '.join(STRATEGIES)}, got {strategy!r}")
         if gpu.LENT:
             settings.pop("progress", None)
             sent = [Known(k.name, k.embedding.to(CPU), k.descriptor) for k in known]
@@ -88,9 +91,15 @@ class Service:
         carried = {"registration alone": self._carried(embedding, query)} if embedding.shown else {}
         return carried | {"the model alone": self.segment(replace(embedding, shown=()), query)}
 
-    def encode(self, *references: Case, grid: str = "auto", scheme: str | None = None) -> TaskEmbedding:
-        """The task of one reference, or the mean of several."""
-        return self.plan("auto", references, grid=grid, scheme=scheme)(references[0]).embedding
+    def encode(
+        self, *references: Case, classes: Sequence[str] = (), grid: str = "auto", scheme: str | None = None
+    ) -> TaskEmbedding:
+        """The task of one reference, the mean of several; or, without any, that of classes that the weights know."""
+        return self.plan("auto", references, classes=classes, grid=grid, scheme=scheme)(None).embedding
+
+    def classes(self) -> dict[str, dict]:
+        """The classes that the weights know: name → updates in training, spacing in mm, scheme of intensities."""
+        return known_classes(self.checkpoint.bank, self.checkpoint.training)
 
     def pool(self, dataset: RawDataset, folder: Path | None, grid: str, progress=lambda done, of: None) -> list[Known]:
         """The cases of a raw dataset as references, from the index in ``folder``, which is brought up to date.

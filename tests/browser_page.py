@@ -60,6 +60,8 @@ def _answers(address: str) -> bool:
     try:
         with urllib.request.urlopen(address, timeout=5) as page:
             return page.status == 200
+    except urllib.error.HTTPError as refusal:
+        return refusal.code == 401  # it wants a token
     except (urllib.error.URLError, TimeoutError):
         return False
 

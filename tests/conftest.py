@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -132,3 +134,28 @@ def browser_context_args() -> dict:
 def address(tmp_path_factory):
     command = ["-m", "app.cli", "app", "--port", "PORT", "--no-open-browser"]
     yield from browser_page.serve(command, tmp_path_factory.mktemp("server"))
+
+
+@dataclass(frozen=True)
+class Served:
+    """An `iris serve` with the released weights."""
+
+    address: str
+    token: str
+    temporary: Path
+
+    def left(self) -> list[str]:
+        """All that lies in the server's folder of uploads and results, a moment after the last of them was sent."""
+        (root,) = self.temporary.glob("iris-page-*")
+        deadline = time.monotonic() + 5
+        while any(root.iterdir()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return sorted(str(path.relative_to(root)) for path in root.rglob("*"))
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory):
+    temporary = tmp_path_factory.mktemp("served")
+    command = ["-m", "app.cli", "serve", "--port", "PORT", "--token", "s3cret"]
+    for address in browser_page.serve(command, temporary):
+        yield Served(address, "s3cret", temporary)

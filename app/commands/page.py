@@ -1,4 +1,4 @@
-"""`iris app`."""
+"""`iris app | serve`."""
 
 from dataclasses import dataclass
 
@@ -21,4 +21,25 @@ class App:
         from app.ui import launch
 
         launch(self.weights, self.device, self.host, self.port, self.sample, self.open_browser, self.mcp)
+        return 0
+
+
+@dataclass(frozen=True)
+class Serve:
+    """Serve programs without a page: encode, segment, classes, as the Python client and curl call them."""
+
+    weights: str = "iris-small"
+    """Name of released weights, a checkpoint folder, or owner/name[@revision] on the Hugging Face Hub."""
+    device: str = "auto"
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 is every network of this machine, for which a token is wanted."""
+    port: int = 7860
+    token: str | None = None
+    """Who does not send `Authorization: Bearer TOKEN` is refused. It goes over the network as it is: where others may
+    listen, put a proxy with HTTPS before the server."""
+
+    def run(self) -> int:
+        from app.ui.server import launch
+
+        launch(self.weights, self.device, self.host, self.port, self.token)
         return 0

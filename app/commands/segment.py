@@ -120,10 +120,8 @@ class Classes:
 
     def run(self) -> int:
         from app.service import Service
-        from iris_core.strategies.memory_bank import known_classes
 
-        known = Service(self.weights, "cpu").checkpoint
         print("class                                     seen in episodes   spacing mm   intensities")
-        for name, about in known_classes(known.bank, known.training).items():
+        for name, about in Service(self.weights, "cpu").classes().items():
             print(f"{name:44s} {about['updates']:13d} {about['spacing_mm']:12.2f}   {about['scheme']}")
         return 0

@@ -10,7 +10,6 @@ from app.ui.tables import COLUMNS
 from app.ui.workbench import LOAD
 from app.viewers.slices import PLANES
 from iris_core.strategies import STRATEGIES, Options
-from iris_core.strategies.memory_bank import known_classes
 
 SCANS = [".nii", ".gz", ".nrrd", ".mha", ".dcm", ".ima", ".zip"]
 MASKS = [".nii", ".gz", ".nrrd", ".mha", ".dcm"]
@@ -63,7 +62,7 @@ def show(service: Service, samples: dict) -> SimpleNamespace:
         with gr.Tab("Saved task"):
             tasks = _files("Task files: what you took away from a former run", [".safetensors"], "tasks")
         with gr.Tab("Known structures"):
-            known = known_classes(service.checkpoint.bank, service.checkpoint.training)
+            known = service.classes()
             classes = gr.Dropdown(
                 list(known),
                 value=[],

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -56,10 +57,6 @@ SETTINGS = {
     "footer_links": [],
     "max_file_size": "2gb",
     "allowed_paths": [str(SAMPLES)],
-    "app_kwargs": {
-        "middleware": [Middleware(NoStore)],
-        "routes": [Mount(ROUTE, app=StaticFiles(directory=FOLDER))],
-    },
 }
 
 
@@ -70,16 +67,23 @@ def launch(weights: str, device: str, host: str, port: int, sample: bool, open_b
     page = build(weights, device, sample)
     if mcp:
         spell_out(page)
+    serve_at(host, port, page, inbrowser=open_browser, mcp_server=mcp)
+
+
+def serve_at(host: str, port: int, page: gr.Blocks, **options) -> None:
+    """``serve``. Raises InputError where that address is not free."""
     try:
-        serve(page, server_name=host, server_port=port, inbrowser=open_browser, mcp_server=mcp)
+        serve(page, server_name=host, server_port=port, **options)
     except OSError as error:
         raise InputError(f"--port and --host must be free to use, got {port} and {host} ({error})") from error
 
 
-def serve(page: gr.Blocks, **options) -> None:
+def serve(page: gr.Blocks, middleware: Sequence[Middleware] = (), **options) -> None:
     """Serve until interrupted or terminated; then everything that visitors left is deleted."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    page.launch(**SETTINGS, **options)
+    routes = [Mount(ROUTE, app=StaticFiles(directory=FOLDER))]
+    app = {"middleware": [Middleware(NoStore), *middleware], "routes": routes}
+    page.launch(**SETTINGS, app_kwargs=app, **options)
 
 
 def build(weights: str = "iris-small", device: str = "auto", sample: bool = False) -> gr.Blocks:
@@ -89,9 +93,8 @@ def build(weights: str = "iris-small", device: str = "auto", sample: bool = Fals
     """
     # Seconds to import, and wanted only to measure: it comes in while the page is opened.
     threading.Thread(target=import_module, args=("monai.metrics",), daemon=True).start()
-    sessions = Sessions()
-    actions = Actions(Service(weights, device), sessions)
-    os.environ["GRADIO_TEMP_DIR"] = str(sessions.root)  # uploads too: private, and deleted at the end
+    actions = new_actions(weights, device)
+    sessions = actions.sessions
 
     with gr.Blocks(title="Iris", analytics_enabled=False, delete_cache=(600, KEPT_S)) as page:
         token = gr.State(None, time_to_live=KEPT_S, delete_callback=sessions.expire)
@@ -122,6 +125,13 @@ def build(weights: str = "iris-small", device: str = "auto", sample: bool = Fals
         programs(Programs(actions), shown, choose, asked)
         page.unload(actions.close)
     return page.queue(default_concurrency_limit=1)
+
+
+def new_actions(weights: str, device: str) -> Actions:
+    """With a model and visitors of their own. Raises InputError if the weights cannot be used."""
+    sessions = Sessions()
+    os.environ["GRADIO_TEMP_DIR"] = str(sessions.root)  # uploads too: private, and deleted at the end
+    return Actions(Service(weights, device), sessions)
 
 
 def before_a_run(actions, views, bench, token, show, choose, run, checks, asked: list, sight: list, look) -> None:
@@ -250,6 +260,6 @@ def programs(actions: Programs, shown: list, choose, asked: list) -> None:
         call = {name: gr.Button(name) for name in ("segment", "encode", "classes")}
     model = {"concurrency_id": "model", "concurrency_limit": AT_ONCE}
     call["segment"].click(actions.segment, asked, [masks, rows], api_name="segment", **model)
-    inputs = [*shown[:4], choose.strategy, choose.grid]
+    inputs = [*shown[:4], choose.strategy, choose.grid, shown[4]]
     call["encode"].click(actions.encode, inputs, task, api_name="encode", **model)
     call["classes"].click(actions.classes, None, rows, api_name="classes")

@@ -8,7 +8,6 @@ from app.results import Result
 from app.ui.actions import Actions
 from app.work import encode
 from iris_core.case import InputError
-from iris_core.strategies.memory_bank import known_classes
 
 
 def spell_out(page: gr.Blocks) -> None:
@@ -68,10 +67,18 @@ class Programs:
         return [str(path) for path in result.masks], list(result.rows)
 
     def encode(
-        self, request: gr.Request, references=None, masks=None, names=None, tasks=None, strategy="auto", grid="auto"
+        self,
+        request: gr.Request,
+        references=None,
+        masks=None,
+        names=None,
+        tasks=None,
+        strategy="auto",
+        grid="auto",
+        classes=None,
     ):
-        """Write what references with their masks show as a task file, to segment with later."""
-        asked = self.actions.asked(references, masks, names, tasks, None, None, None, strategy, grid, False)
+        """Write what references with their masks, or known classes, show as a task file, to segment with later."""
+        asked = self.actions.asked(references, masks, names, tasks, classes, None, None, strategy, grid, False)
         self.actions.note(asked, request)
         with self.actions.sessions.opened(request.session_hash) as (token, folder):
             try:
@@ -83,5 +90,4 @@ class Programs:
 
     def classes(self) -> dict:
         """The structures that the weights know, for segment's classes: updates in training, spacing, intensities."""
-        known = self.actions.service.checkpoint
-        return known_classes(known.bank, known.training)
+        return self.actions.service.classes()

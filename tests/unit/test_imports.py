@@ -31,6 +31,9 @@ MAY_IMPORT = {
         "numpy",
         "tqdm",
     },
+    "clients/python/iris_client": {"iris_client", "httpx", "nibabel", "numpy"},
+    "clients/napari/napari_iris": {"napari_iris", "iris_client", "napari", "magicgui", "numpy"},
+    "clients/slicer/iris_slicer": {"iris_client", "numpy"},
 }
 # Inside the core, a room may import itself and the rooms before it.
 LAYERS = [

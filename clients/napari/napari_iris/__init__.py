@@ -1,0 +1,1 @@
+"""Iris in napari: one layer and its labels are shown, the same structures are found in other layers."""

@@ -1,0 +1,1 @@
+"""What the module does with voxels; nothing here imports Slicer, so that it can be tested without."""
