@@ -1,5 +1,5 @@
-"""The command line: `iris train | encode | segment | classes | evaluate | advise | atlas | push | pull | space | app |
-serve`.
+"""The command line: `iris train | encode | segment | label | classes | evaluate | advise | atlas | push | pull`,
+`iris space | app | serve`.
 
 A command is one class.
 """
@@ -12,6 +12,7 @@ import tyro
 from app.commands.atlas import AtlasOfTasks
 from app.commands.evaluate import Advise, Evaluate
 from app.commands.hub import Pull, Push, Space
+from app.commands.label import Label
 from app.commands.page import App, Serve
 from app.commands.segment import Classes, Encode, Segment
 from app.commands.train import Train
@@ -21,6 +22,7 @@ COMMANDS = {
     "train": Train,
     "encode": Encode,
     "segment": Segment,
+    "label": Label,
     "classes": Classes,
     "evaluate": Evaluate,
     "advise": Advise,
