@@ -119,7 +119,7 @@ def test_nnunet_plans_preprocesses_and_trains_an_epoch(scan, eager_weights, tmp_
     for i in range(5):
         write_nifti(folder / f"q{i}.nii.gz", noisy(ball(), i))
     where = {name: str(tmp_path / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-    environment = os.environ | where | {"nnUNet_n_proc_DA": "0", "nnUNet_compile": "false"}
+    environment = os.environ | where | {"nnUNet_n_proc_DA": "1", "nnUNet_compile": "false"}
 
     def run(*command):
         subprocess.run([str(c) for c in command], env=environment, cwd=Path(__file__).parents[3], check=True)
