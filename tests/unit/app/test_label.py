@@ -15,7 +15,16 @@ from conftest import ball, write_nifti
 
 from app.cli import main
 
-OBLIQUE = np.array([[0.9, -0.3, 0, 5], [0.3, 0.9, 0.1, -7], [0, -0.1, 1.0, 3], [0, 0, 0, 1]])
+# nnUNetv2_train would import every trainer, and for one of them timm and a torchvision that fits torch.
+TRAINING = """
+import json, sys, torch
+from pathlib import Path
+from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepochs import nnUNetTrainer_1epoch
+plans, dataset = (json.loads(Path(sys.argv[1], name).read_text()) for name in ("nnUNetPlans.json", "dataset.json"))
+trainer = nnUNetTrainer_1epoch(plans | {"continue_training": False}, "3d_fullres", 0, dataset, torch.device("cpu"))
+trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = 10, 2
+trainer.run_training()
+"""
 
 
 def noisy(mask: np.ndarray, seed: int) -> np.ndarray:
@@ -130,5 +139,5 @@ def test_nnunet_plans_preprocesses_and_trains_an_epoch(scan, eager_weights, tmp_
     programs = Path(sys.executable).parent
     planning = ["-d", 123, "-c", "3d_fullres", "-npfp", 1, "-np", 1, "--verify_dataset_integrity"]
     run(programs / "nnUNetv2_plan_and_preprocess", *planning)
-    run(programs / "nnUNetv2_train", 123, "3d_fullres", 0, "-tr", "nnUNetTrainer_1epoch", "-device", "cpu")
+    run(sys.executable, "-c", TRAINING, tmp_path / "nnUNet_preprocessed" / "Dataset123_Ball")
     assert list((tmp_path / "nnUNet_results").rglob("checkpoint_final.pth"))
