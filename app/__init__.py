@@ -20,3 +20,6 @@ with contextlib.suppress(OSError, AttributeError):  # another C library
     libc = ctypes.CDLL("libc.so.6")
     libc.mallopt(M_MMAP_THRESHOLD, LARGEST)
     libc.mallopt(M_TRIM_THRESHOLD, KEPT)
+
+# What Apple's GPU has no operation for is done by the CPU, instead of an error. Read when torch is loaded, too.
+os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")

@@ -1,5 +1,5 @@
-"""The command line: `iris train | encode | segment | classes | evaluate | advise | atlas | push | pull | space | app |
-serve`.
+"""The command line: `iris train | encode | segment | label | classes | evaluate | advise | atlas | push | pull`,
+`iris space | app | serve | info`.
 
 A command is one class.
 """
@@ -12,6 +12,8 @@ import tyro
 from app.commands.atlas import AtlasOfTasks
 from app.commands.evaluate import Advise, Evaluate
 from app.commands.hub import Pull, Push, Space
+from app.commands.info import Info
+from app.commands.label import Label
 from app.commands.page import App, Serve
 from app.commands.segment import Classes, Encode, Segment
 from app.commands.train import Train
@@ -21,6 +23,7 @@ COMMANDS = {
     "train": Train,
     "encode": Encode,
     "segment": Segment,
+    "label": Label,
     "classes": Classes,
     "evaluate": Evaluate,
     "advise": Advise,
@@ -30,13 +33,19 @@ COMMANDS = {
     "space": Space,
     "app": App,
     "serve": Serve,
+    "info": Info,
 }
 
 
+EXIT_CODES = """Exit codes: 0 done, or a server was stopped; 1 some queries failed, or
+nobody reads the output; 2 bad input; 130 interrupted."""
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Exit codes: 0 done; 1 some queries failed, or nobody reads the output; 2 bad input; 130 interrupted."""
-    command = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="iris", args=arguments)
+    """Run a command. Returns its exit code, see EXIT_CODES; raises SystemExit (2) for options that there are not."""
+    about = f"Show one scan, segment the rest.\n\n{EXIT_CODES}"
     try:
+        command = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="iris", description=about, args=arguments)
         code = command.run()
         sys.stdout.flush()
         return code

@@ -29,9 +29,10 @@ CPU = torch.device("cpu")
 
 
 def pick_device(name: str) -> torch.device:
-    """'auto' is a CUDA device if there is one."""
+    """'auto' is a CUDA device if there is one, else Apple's GPU (mps) if there is one, else the CPU."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        others = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        return torch.device(next((kind for kind, there in others.items() if there), "cpu"))
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

@@ -117,7 +117,7 @@ def segment_queries(
 
     def record(name: str, entry: dict) -> None:
         entries[name] = entry
-        if any(e["status"] != "failed" for e in entries.values()):
+        if any(e["status"] != "failed" for e in entries.values()) or (output / part.report).is_file():
             write_json(output / part.report, report | {"results": entries})
 
     def fail(name: str, error: Exception) -> None:

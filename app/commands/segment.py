@@ -1,6 +1,5 @@
 """`iris encode | segment | classes`."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,7 +7,6 @@ from typing import Annotated, Literal
 import tyro
 
 from app.commands.shown import Shown
-from iris_core import __version__
 from iris_core.case import InputError
 
 
@@ -69,31 +67,17 @@ class Segment(Shown):
 
         part = Part(self.part_id, self.num_parts)
         service = Service(self.weights, self.device)
-        shown = (*self.reference, *self.mask, *map(Path, self.task))
-        queries = expand_queries(self.query, shown)
+        queries = expand_queries(self.query, self.shown)
         references = self.references()
         wanted = self._wanted(references)
         plan = self.plan(service, references)
-        report = {
-            "command": ["iris", *sys.argv[1:]],
-            "version": __version__,
-            "weights": self.weights,
-            "weights_sha256": service.checkpoint.sha256,
-            "strategy": self.strategy,
-            "references": [str(path) for path in self.reference],
-            "masks": [str(path) for path in self.mask],
-            "tasks": list(self.task),
-            "pool": self.pool,
-            "known_classes": self.classes,
-        }
-
         judges = self.judges(references) if self.confidence else []
 
         def confidence(query, labels, embedding):
             return service.confidence(judges, query, labels, embedding)
 
-        kept = self.output, self.continue_, report, part, wanted
-        return segment_queries(service.predict, plan, confidence, queries, shown, *kept)
+        kept = self.output, self.continue_, self.report(service), part, wanted
+        return segment_queries(service.predict, plan, confidence, queries, self.shown, *kept)
 
     def _wanted(self, references: list):
         """Colours are those of the references' masks, else the viewers'."""

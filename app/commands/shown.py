@@ -1,11 +1,13 @@
 """What shows the task, on the command line: references with masks, task files, or known classes."""
 
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import tyro
 
+from iris_core import __version__
 from iris_core.case import InputError
 
 StrategyName = Literal["one_shot", "ensemble", "memory_bank", "retrieval", "image_retrieval", "tuning"]
@@ -58,6 +60,26 @@ class Shown:
     rate: float = 0.01
     """Learning rate of in-context tuning."""
     device: str = "auto"
+
+    @property
+    def shown(self) -> tuple[Path, ...]:
+        """The files that show the task: no query, and to be left as they are."""
+        return (*self.reference, *self.mask, *map(Path, self.task))
+
+    def report(self, service) -> dict:
+        """What run.json says of a run besides its results."""
+        return {
+            "command": ["iris", *sys.argv[1:]],
+            "version": __version__,
+            "weights": self.weights,
+            "weights_sha256": service.checkpoint.sha256,
+            "strategy": self.strategy,
+            "references": [str(path) for path in self.reference],
+            "masks": [str(path) for path in self.mask],
+            "tasks": list(self.task),
+            "pool": self.pool,
+            "known_classes": self.classes,
+        }
 
     def references(self) -> list:
         """The cases that --reference and --mask name; those of --pool too where their scans themselves are wanted."""

@@ -1,13 +1,14 @@
 """The command line on real scans: outputs, run.json, --continue, names, evaluation reports."""
 
 import json
+from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 from conftest import write_nifti
 
-from app.cli import main
+from app.cli import COMMANDS, EXIT_CODES, main
 
 
 @pytest.fixture
@@ -248,3 +249,54 @@ def test_a_reader_that_leaves_early_is_no_crash(tiny_weights):
     os.close(writing)
     assert "Traceback" not in done.stderr
     assert "Exception" not in done.stderr
+
+
+BAD_INPUT = {
+    "train": ["--datasets", "4", "--raw-data", "nowhere", "--output", "run"],
+    "encode": ["--output", "a.task.safetensors"],
+    "segment": ["--query", "a.nii.gz", "--output", "masks"],
+    "label": ["--query", "a.nii.gz", "--output", "Dataset001_A"],
+    "classes": ["--weights", "nobody"],
+    "evaluate": ["--dataset", "4", "--raw-data", "nowhere"],
+    "advise": [],
+    "atlas": ["--weights", "nobody", "--output", "atlas.html"],
+    "push": ["--repo-id", "you/iris"],
+    "pull": ["no/name/of/weights"],
+    "space": [],
+    "app": ["--weights", "nobody"],
+    "serve": ["--weights", "nobody"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_bad_input_of_every_command_is_exit_code_2_and_writes_nothing(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    if command in BAD_INPUT:
+        assert main([command, *BAD_INPUT[command]]) == 2
+        assert "iris: error: " in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--no-such-option", "1"])
+    assert ended.value.code == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_help_and_the_readme_say_the_exit_codes(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for code in ("0 done", "1 some queries failed", "2 bad input", "130 interrupted"):
+        assert code in said
+        assert code in EXIT_CODES
+    readme = " ".join((Path(__file__).parents[3] / "README.md").read_text("utf-8").split())
+    assert " ".join(EXIT_CODES.split()) in readme
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_printed_for_a_shell(shell, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--tyro-print-completion", shell])
+    assert not ended.value.code
+    printed = capsys.readouterr().out
+    assert all(command in printed for command in COMMANDS)
+    assert "min-confidence" in printed
