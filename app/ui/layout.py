@@ -108,12 +108,12 @@ def choose() -> SimpleNamespace:
             info="auto suits the voxel size to the structures; paper is 1.5 mm.",
             elem_id="grid",
         )
-        confidence = gr.Checkbox(
-            True,
-            label="Estimate the confidence",
-            info="How far to trust each mask; takes up to twice as long.",
-            elem_id="confidence",
-        )
+    confidence = gr.Checkbox(
+        True,
+        label="Estimate the confidence",
+        info="How far to trust each mask; takes up to twice as long.",
+        elem_id="confidence",
+    )
     with gr.Row(visible=False) as row:
         top_k = gr.Slider(1, 10, default.top_k, step=1, label="References for each structure", visible=False)
         seed = gr.Number(default.seed, precision=0, label="Seed of the first reference", visible=False)

@@ -55,7 +55,8 @@ THEME = gr.themes.Base(
 )
 
 CSS = """
-.gradio-container { max-width: 1800px !important; margin: auto; }
+.gradio-container { max-width: 1800px !important; margin: auto;
+  overflow: clip !important; }  /* hidden, gradio's own, lets nothing inside it stick */
 #columns { align-items: flex-start; }
 @media (min-width: 1100px) {
   #bench { position: sticky; top: 0; max-height: 100vh; overflow-y: auto; flex-wrap: nowrap; }

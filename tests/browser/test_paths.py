@@ -46,6 +46,10 @@ def test_look_measure_correct_and_take_away(page: Page, address: str, sample: Pa
     for column in ("confidence", "Dice", "within 2 mm", "distance mm"):
         expect(page.locator("#structures")).to_contain_text(column)
 
+    # the scans stay in sight beside the end of what is chosen
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    expect(page.locator("#bench")).to_be_in_viewport(ratio=0.9)
+
     # errors, the reference beside it, planes in 3D
     button(page, "errors")
     expect(page.locator("#viewer")).to_contain_text("the true mask alone", timeout=WAIT_MS)
