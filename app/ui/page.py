@@ -11,6 +11,7 @@ from importlib.util import find_spec
 import gradio as gr
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
@@ -32,19 +33,31 @@ QUIET = PRIVATE | {"show_progress": "hidden"}
 LIVE = QUIET | {"trigger_mode": "always_last", "concurrency_limit": None}
 
 
-class NoStore:
-    """ASGI middleware: scans and masks are not left in the browser's cache."""
+class Files:
+    """ASGI middleware: scans and masks are not left in the browser's cache; one that was deleted with its visitor while
+    it was asked for is not found, and no error of the server."""
 
     def __init__(self, app) -> None:
         self.app = app
 
     async def __call__(self, scope, receive, send) -> None:
+        begun = False
+
         async def send_uncached(message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 MutableHeaders(scope=message)["Cache-Control"] = "no-store"
             await send(message)
 
-        await self.app(scope, receive, send_uncached if "/file=" in scope.get("path", "") else send)
+        if "/file=" not in scope.get("path", ""):
+            return await self.app(scope, receive, send)
+        try:
+            await self.app(scope, receive, send_uncached)
+        except RuntimeError as error:  # starlette's, of a file that is gone
+            if begun or "does not exist" not in str(error):
+                raise
+            await PlainTextResponse("Not found", 404)(scope, receive, send)
 
 
 SETTINGS = {
@@ -82,7 +95,7 @@ def serve(page: gr.Blocks, middleware: Sequence[Middleware] = (), **options) -> 
     """Serve until interrupted or terminated; then everything that visitors left is deleted."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     routes = [Mount(ROUTE, app=StaticFiles(directory=FOLDER))]
-    app = {"middleware": [Middleware(NoStore), *middleware], "routes": routes}
+    app = {"middleware": [Middleware(Files), *middleware], "routes": routes}
     page.launch(**SETTINGS, app_kwargs=app, **options)
 
 

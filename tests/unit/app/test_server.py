@@ -2,12 +2,19 @@
 
 import os
 import time
+from pathlib import Path
 
 import pytest
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.responses import FileResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
 
 from app.cli import main
 from app.session import Sessions
 from app.ui import server
+from app.ui.page import Files
 from app.ui.server import Calls
 
 
@@ -52,3 +59,13 @@ def test_a_call_takes_its_uploads_and_old_broken_ones_along():
 def test_a_token_that_cannot_be_sent_is_refused(token, capsys):
     assert main(["serve", "--token", token]) == 2
     assert "--token must be letters, digits" in capsys.readouterr().err
+
+
+def test_a_file_deleted_while_it_is_asked_for_is_not_found(tmp_path: Path):
+    whole = tmp_path / "whole.png"
+    whole.write_bytes(b"picture")
+    sent = {"whole": whole, "gone": tmp_path / "gone.png"}
+    routes = [Route("/file={name}", lambda request: FileResponse(sent[request.path_params["name"]]))]
+    with TestClient(Starlette(routes=routes, middleware=[Middleware(Files)])) as client:
+        assert client.get("/file=whole").headers["cache-control"] == "no-store"
+        assert client.get("/file=gone").status_code == 404
