@@ -153,6 +153,7 @@ def look() -> SimpleNamespace:
     gallery = gr.Gallery(
         label="Scans: choose one to look at",
         columns=6,
+        height=230,  # one row; more scroll inside
         object_fit="contain",
         allow_preview=False,
         buttons=[],
