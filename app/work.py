@@ -15,6 +15,7 @@ from iris_core.strategies import Known, Options, Plan
 from nnunet_adapters.folder import FAILURES, named_outputs, seg_name
 from nnunet_adapters.images import read_reference, read_scan, write_mask
 from nnunet_adapters.masks.mask import Structure
+from nnunet_adapters.statistics import statistics, write_statistics
 
 Progress = Callable[[str, float], None]  # what is being done, share of all
 KEEPING = "auto", "one_shot", "ensemble"  # strategies that only want what is shown encoded
@@ -211,7 +212,7 @@ class Job:
         write_mask(labels, query, mask, structures)
         more |= {"reference": False, "mask": mask, "confidence": trust, "corrected": bool(corrected)}
         scan = self._keep(case, labels, truth, query, self.uploads[query], **more)
-        for row in exports.statistics(case, labels, values, names, trust):
+        for row in statistics(case, labels, values, names, trust):
             score = asdict(scan.scores[row["name"]]) if scan.scores else {}
             self.rows.append({"scan": query.name} | row | score)
         if query.is_dir():
@@ -256,7 +257,7 @@ class Job:
         extras = list(self.segs)
         if masks:
             tables = self.folder / "statistics.csv", self.folder / "statistics.json"
-            exports.write_statistics(self.rows, *tables)
+            write_statistics(self.rows, *tables)
             extras += tables
             if self.embedding and "retrieval" not in self.asked.strategy:
                 extras.append(_write_task(self.service, self.asked, self.embedding, self.folder))

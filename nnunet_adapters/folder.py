@@ -20,6 +20,7 @@ from iris_core.strategies import Chosen, Plan
 from nnunet_adapters.headers import is_scan
 from nnunet_adapters.images import read_scan
 from nnunet_adapters.outputs import PLAIN, PROBABILITIES, Wanted, output_name, seg_name, write
+from nnunet_adapters.statistics import statistics, write_statistics
 
 FAILURES = (InputError, OSError, MemoryError, RuntimeError)
 TABLE_LINES = 40
@@ -70,9 +71,10 @@ class Part:
         if not 0 <= self.number < self.of:
             raise InputError(f"--part-id must be from 0 to --num-parts - 1, got {self.number} of {self.of}")
 
-    @property
-    def report(self) -> str:
-        return "run.json" if self.of == 1 else f"run_part{self.number}_of_{self.of}.json"
+    def named(self, file: str) -> str:
+        """A file's name, such as "run.json", or that of the part: "run_part0_of_2.json"."""
+        bare, _, end = file.partition(".")
+        return file if self.of == 1 else f"{bare}_part{self.number}_of_{self.of}.{end}"
 
 
 def segment_queries(
@@ -108,8 +110,11 @@ def segment_queries(
         for path in written:
             if path.exists() and not keep and name not in former:
                 raise InputError(f"{path}: exists and is no result of a former run; move it or choose another --output")
-    if wanted.probabilities and (output / PROBABILITIES).exists() and not former:
-        raise InputError(f"{output / PROBABILITIES}: exists and is of no former run; choose another --output")
+    run_file, *tables = (output / part.named(file) for file in ("run.json", "statistics.csv", "statistics.json"))
+    more = [output / PROBABILITIES] * wanted.probabilities + tables * wanted.statistics
+    for path in more:
+        if path.exists() and not former:
+            raise InputError(f"{path}: exists and is of no former run; choose another --output")
     names = dict(list(names.items())[part.number :: part.of])
     there = [name for name in names if keep and (output / name).is_file()]
     entries = {name: former.get(name, {"query": str(names[name])}) | {"status": "kept"} for name in there}
@@ -117,8 +122,8 @@ def segment_queries(
 
     def record(name: str, entry: dict) -> None:
         entries[name] = entry
-        if any(e["status"] != "failed" for e in entries.values()) or (output / part.report).is_file():
-            write_json(output / part.report, report | {"results": entries})
+        if any(e["status"] != "failed" for e in entries.values()) or run_file.is_file():
+            write_json(run_file, report | {"results": entries})
 
     def fail(name: str, error: Exception) -> None:
         query = str(names[name])
@@ -149,7 +154,10 @@ def segment_queries(
                     finish(*last)
                 written = writer.submit(write, labels, query, output / name, task, wanted, prediction)
                 trust = confidence(case, labels, task)
-                last = name, written, _entry(query, case, chosen, labels, trust, time.perf_counter() - started)
+                entry = _entry(query, case, chosen, labels, trust, time.perf_counter() - started)
+                if wanted.statistics:
+                    entry["statistics"] = statistics(case, labels, task.values, task.names, trust)
+                last = name, written, entry
             except FAILURES as error:
                 fail(name, error)
             bar.update()
@@ -157,6 +165,11 @@ def segment_queries(
             finish(*last)
     done = sum(entry["status"] != "failed" for entry in entries.values())
     _print_table(entries)
+    if wanted.statistics and done:
+        rows = [{"scan": name} | row for name, entry in entries.items() for row in entry.get("statistics", ())]
+        write_statistics(rows, *tables)
+        if lacking := sum(e["status"] == "kept" and "statistics" not in e for e in entries.values()):
+            print(f"{tables[0].name} lacks {lacking} results that a run without --statistics left")
     print(f"{done} of {len(names)} queries done: {output}")
     return 0 if done == len(names) else 1
 

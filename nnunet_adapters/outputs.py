@@ -30,8 +30,8 @@ class Wanted:
 
     format: one of WRITERS; "query" is the query's own, and of a folder of DICOM files a NIfTI with a DICOM-SEG.
     probabilities: a file for each class too. threshold: probability from which a voxel is a class's. keep_largest: of
-    the pieces of a class only the largest. min_ml: pieces below that volume are left out. colour: of the class with an
-    index and a name.
+    the pieces of a class only the largest. min_ml: pieces below that volume are left out. statistics: a table of what
+    was found. colour: of the class with an index and a name.
     """
 
     format: str = "query"
@@ -39,6 +39,7 @@ class Wanted:
     threshold: float = 0.5
     keep_largest: bool = False
     min_ml: float = 0.0
+    statistics: bool = False
     colour: Callable[[int, str], Colour] = lambda index, name: ORANGE
 
     def __post_init__(self) -> None:
@@ -105,7 +106,11 @@ def write(
     structures = wanted.structures(task)
     said = {}
     if wanted.format != "query":
-        WRITERS[wanted.format](labels, query, structures, output)
+        try:
+            WRITERS[wanted.format](labels, query, structures, output)
+        except InputError:
+            output.unlink(missing_ok=True)  # a former run's would not belong to these labels
+            raise
     else:
         write_mask(labels, query, output, structures)
         if query.is_dir():

@@ -60,6 +60,8 @@ class Segment(Shown):
     """Of a structure's pieces keep the largest only."""
     min_ml: float = 0.0
     """Leave out pieces of a structure below so many mL."""
+    statistics: bool = False
+    """Also write statistics.csv and .json: volume, intensities, extent, diameter, surface of each structure."""
 
     def run(self) -> int:
         from app.service import Service
@@ -91,6 +93,7 @@ class Segment(Shown):
             self.threshold,
             self.keep_largest,
             self.min_ml,
+            self.statistics,
             lambda index, name: own.get(name, colour(index)),
         )
 

@@ -27,7 +27,8 @@ MAY_IMPORT = {
         "SimpleITK",
         "highdicom",
         "pydicom",
-        "skimage",  # contours, connected pieces
+        "skimage",  # contours, connected pieces, surfaces
+        "scipy",  # diameters
         "numpy",
         "tqdm",
     },

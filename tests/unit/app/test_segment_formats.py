@@ -79,6 +79,37 @@ def test_pieces_that_are_too_small_are_left_out(scan, tmp_path, segment):
     assert not np.asarray(nibabel.load(tmp_path / "out" / "scan.nii.gz").dataobj).any()
 
 
+def test_statistics_of_all_results(scan, tmp_path, segment, capsys):
+    shown = ("--reference", scan[0], "--mask", scan[1], "--names", "1=ball", "--statistics")
+    more = write_nifti(tmp_path / "more.nii.gz", nibabel.load(scan[0]).get_fdata().astype(np.float32) + 7, np.eye(4))
+    assert segment(*shown, "--query", scan[0]) == 0
+    assert segment(*shown, "--query", scan[0], more, "--continue") == 0  # figures of what was kept are kept
+    rows = json.loads((tmp_path / "out" / "statistics.json").read_text("utf-8"))
+    assert [(row["scan"], row["name"]) for row in rows] == [("scan.nii.gz", "ball"), ("more.nii.gz", "ball")]
+    for row in rows:
+        labels = np.asarray(nibabel.load(tmp_path / "out" / row["scan"]).dataobj)
+        assert row["voxels"] == (labels == 1).sum() > 0
+    table = (tmp_path / "out" / "statistics.csv").read_text("utf-8").splitlines()
+    assert len(table) == 3 and table[0].startswith("scan,name,value,voxels,volume_ml,mean,sd,")
+
+    (tmp_path / "out" / "run.json").unlink()  # not ours to replace
+    capsys.readouterr()
+    for path in tmp_path.glob("out/*.nii.gz"):
+        path.unlink()
+    assert segment(*shown, "--query", scan[0]) == 2
+    assert "statistics.csv: exists and is of no former run" in capsys.readouterr().err
+
+
+def test_a_former_result_does_not_stay_where_nothing_was_found(series, tmp_path, segment):
+    mask = tmp_path / "mask.seg.dcm"
+    WRITERS["dicom-seg"](ball().astype(np.int32), series, STRUCTURES[:1], mask)
+    shown = ("--reference", series, "--mask", mask, "--query", series, "--format", "dicom-seg")
+    assert segment(*shown, "--threshold", 0.01) == 0
+    assert (tmp_path / "out" / "series.seg.dcm").is_file()
+    assert segment(*shown, "--min-ml", 1000) == 1
+    assert not (tmp_path / "out" / "series.seg.dcm").exists()
+
+
 @pytest.mark.parametrize(
     ("extra", "says"),
     [
