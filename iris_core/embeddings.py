@@ -110,7 +110,7 @@ def context_ensemble(embeddings: list[TaskEmbedding]) -> TaskEmbedding:
         full = [_with_classes(task, e.names, tuple(classes)) for task, e in zip(tasks, embeddings, strict=True)]
         full = [task if i in kept else task.bare() for i, task in enumerate(full)]
         known = torch.tensor([[float(name in e.names) for name in classes] for e in embeddings])
-        return combine(full, known.to(first.task.tokens))
+        return combine(full, known.to(first.task.tokens)).rounded()
 
     def joined(levels: Sequence[Level]) -> Level:
         return Level(mean([level.task for level in levels]), geometric_mean([level.spacing_mm for level in levels]))

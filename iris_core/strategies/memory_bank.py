@@ -31,7 +31,7 @@ def memory_bank(given: Given) -> Plan:
         raise InputError(f"classes must share one intensity scheme, {list(names)} have {sorted(schemes)}")
     parts = [torch.cat([getattr(given.bank.entries[name], part) for name in names], 1) for part in COMPACT]
     embedding = TaskEmbedding(
-        task=Task.compact(*parts).map(lambda t: t.half().float()),
+        task=Task.compact(*parts).rounded(),
         values=tuple(range(1, len(names) + 1)),
         names=names,
         spacing_mm=geometric_mean([known[name]["spacing_mm"] for name in names]),

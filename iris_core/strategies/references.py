@@ -102,7 +102,7 @@ def encode(model: Iris, reference: Case, spacing_mm: float, scheme: str, levels:
                 parts.append(model.encode_task(model.encode_image(window.image), window.masks, window.box))
             weights.append(window.masks[0].sum((1, 2, 3)))
         task = combine(parts, torch.stack(weights))
-        tasks.append(thinned(task).map(lambda t: t.half().float()))  # as a task file keeps it
+        tasks.append(thinned(task).rounded())
     working, *others = (Level(task, mm) for task, mm in zip(tasks, (spacing_mm, *coarser, *finer), strict=True))
     return TaskEmbedding(
         task=working.task,

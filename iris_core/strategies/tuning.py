@@ -134,7 +134,7 @@ def _fit(given: Given, task: Task, lessons: list[Lesson]) -> Task:
         for vector, gradient in zip(vectors, torch.autograd.grad(loss, vectors), strict=True):
             vector.grad = gradient
         optimiser.step()
-    return _with(task, [v.detach() for v in vectors]).map(lambda t: t.half().float())
+    return _with(task, [v.detach() for v in vectors]).rounded()
 
 
 def _with(task: Task, vectors: list[Tensor]) -> Task:
