@@ -18,8 +18,8 @@ class Figures:
     segment_s: float
 
 
-# 2026-11-27, `iris selftest` at low priority on two cores (one hyperthreaded pair) of an Intel Xeon with AMX-BF16, beside
-# other work, torch 2.13, bfloat16; the middle of three runs. In float32 there: Dice 0.886, 0.883 and 0.931.
+# 2026-11-27, at low priority beside other work on two cores of an Intel Xeon with AMX-BF16, torch 2.13, bfloat16; the
+# middle of three runs. In float32 there: Dice 0.886, 0.883 and 0.931.
 RECORDED_WITH = "2df2093f5726a2d2ce98e7b57daba0a29635d5c5994f656b1ba4448b62f2a176"  # of model.safetensors
 RECORDED = {
     "hippocampus": Figures({"Anterior": 0.8867, "Posterior": 0.8839}, 0.35, 0.64),

@@ -5,6 +5,7 @@ import io
 import os
 import re
 import sys
+import textwrap
 from pathlib import Path
 from unittest import mock
 
@@ -21,7 +22,7 @@ OUTSIDE = {  # file of the repository → page or picture of the site
     "clients/napari/screenshot.png": "napari.png",
 }
 HELP = "<!-- the help of every command, written here when the site is built -->"
-WIDTH = 92  # characters
+WIDTH = 80  # characters that a page has room for
 
 
 def on_files(files, config):
@@ -62,4 +63,5 @@ def help_of(*command: str) -> str:
         contextlib.suppress(SystemExit),
     ):
         main([*command, "--help"])
-    return said.getvalue().strip()
+    lines = said.getvalue().strip().splitlines()
+    return "\n".join(line if line.startswith(" ") else textwrap.fill(line, WIDTH) for line in lines)

@@ -126,6 +126,13 @@ def test_every_snippet_of_python_compiles_and_is_run_somewhere(document):
         assert document in RUN or document == "clients/python/README.md"
 
 
+def addressed(block: str, served, folder: Path) -> str:
+    """A snippet with the address and token of a server that runs. The page, for which one is written, has no token."""
+    block = block.replace("http://127.0.0.1:7860", served.address.rstrip("/")).replace("…", served.token)
+    more = f'", headers={{"Authorization": "Bearer {served.token}"}}, download_files={str(folder)!r})'
+    return block.replace('")', more, 1) if "gradio_client" in block else block
+
+
 @pytest.mark.parametrize("document", RUN)
 def test_the_python_of_a_document_runs(document, request, sample, tmp_path, monkeypatch):
     """Block after block, in one session, in a folder with scan.nii.gz, mask.nii.gz and query.nii.gz."""
@@ -135,13 +142,7 @@ def test_the_python_of_a_document_runs(document, request, sample, tmp_path, monk
     session = {}
     for block in blocks(document, "python"):
         if "127.0.0.1" in block:
-            served = request.getfixturevalue("served")
-            block = block.replace('127.0.0.1:7860"', served.address.removeprefix("http://").rstrip("/") + '"')
-            block = block.replace("…", served.token)
-            if "gradio_client" in block:  # the page has no token
-                block = block.replace('7860")', "")
-                header = f'", headers={{"Authorization": "Bearer {served.token}"}}, download_files={str(tmp_path)!r})'
-                block = re.sub(r'(client = Client\("[^"]*)"\)', lambda m: m[1] + header, block)
+            block = addressed(block, request.getfixturevalue("served"), tmp_path)
         exec(compile(block, document, "exec"), session)
         for name in ("labels", "found"):
             if name in session:
