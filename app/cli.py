@@ -1,5 +1,5 @@
 """The command line: `iris train | encode | segment | label | classes | evaluate | advise | atlas | push | pull`,
-`iris space | app | serve | info`.
+`iris space | app | serve | info | selftest`.
 
 A command is one class.
 """
@@ -16,6 +16,7 @@ from app.commands.info import Info
 from app.commands.label import Label
 from app.commands.page import App, Serve
 from app.commands.segment import Classes, Encode, Segment
+from app.commands.selftest import Selftest
 from app.commands.train import Train
 from iris_core.case import InputError
 
@@ -34,11 +35,12 @@ COMMANDS = {
     "app": App,
     "serve": Serve,
     "info": Info,
+    "selftest": Selftest,
 }
 
 
 EXIT_CODES = """Exit codes: 0 done, or a server was stopped; 1 some queries failed, or
-nobody reads the output; 2 bad input; 130 interrupted."""
+the self-test did, or nobody reads the output; 2 bad input; 130 interrupted."""
 
 
 def main(arguments: list[str] | None = None) -> int:

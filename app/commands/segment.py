@@ -12,7 +12,10 @@ from iris_core.case import InputError
 
 @dataclass(frozen=True)
 class Encode(Shown):
-    """Write what references show as a task file: small, without voxels, to keep, to send, to segment with."""
+    """Write what references show as a task file: to keep, to send, to segment with.
+
+    It holds a small picture of the reference, of a small scan its voxels: send it only to who may see the scan.
+    """
 
     output: Path = tyro.MISSING
     """The task file, *.task.safetensors."""

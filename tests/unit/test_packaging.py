@@ -3,6 +3,8 @@
 import tomllib
 from pathlib import Path
 
+import yaml
+
 from iris_core import __version__
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +27,18 @@ def test_every_package_is_listed():
 
 def test_the_changelog_tells_of_this_version():
     assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert citation["version"] == __version__
+    assert citation["license"] == PROJECT["project"]["license"]
+
+
+def test_every_package_says_that_it_is_typed():
+    data = PROJECT["tool"]["setuptools"]["package-data"]
+    for top in ("app", "iris_core", "nnunet_adapters", "weights"):
+        assert (ROOT / top / "py.typed").is_file() and "py.typed" in data[top]
 
 
 def test_the_readme_names_its_commands():

@@ -265,6 +265,7 @@ BAD_INPUT = {
     "space": [],
     "app": ["--weights", "nobody"],
     "serve": ["--weights", "nobody"],
+    "selftest": ["--device", "nonsense"],
 }
 
 
@@ -280,7 +281,7 @@ def test_bad_input_of_every_command_is_exit_code_2_and_writes_nothing(command, t
     assert not list(tmp_path.iterdir())
 
 
-def test_the_help_and_the_readme_say_the_exit_codes(capsys):
+def test_the_help_and_the_documents_say_the_exit_codes(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
     assert ended.value.code == 0
@@ -288,8 +289,8 @@ def test_the_help_and_the_readme_say_the_exit_codes(capsys):
     for code in ("0 done", "1 some queries failed", "2 bad input", "130 interrupted"):
         assert code in said
         assert code in EXIT_CODES
-    readme = " ".join((Path(__file__).parents[3] / "README.md").read_text("utf-8").split())
-    assert " ".join(EXIT_CODES.split()) in readme
+    document = (Path(__file__).parents[3] / "docs" / "command-line.md").read_text("utf-8")
+    assert " ".join(EXIT_CODES.split()) in " ".join(document.split())
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
