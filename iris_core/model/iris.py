@@ -11,6 +11,7 @@ from iris_core.model.task_encoder import Task, TaskEncoder
 from iris_core.registration import Carried
 
 TASK_STRIDE = 4  # Eq. 3 needs C divisible by stride³ (paper.md): stride 4 is the coarsest that fits
+MOST_WIDE, MOST_DEEP = 4096, 64  # what a damaged configuration may ask for: layers are built before they are compared
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,11 @@ class IrisConfig:
     def __post_init__(self) -> None:
         for name in ("widths", "blocks"):
             object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON has lists
+        counts = (*self.blocks, self.up_blocks, self.attention_layers)
+        sizes = (*self.widths, self.stem_stride, self.window, self.heads, self.prototype_width, self.memory_width)
+        whole = all(type(n) is int and 0 < n <= MOST_WIDE for n in sizes) and all(type(n) is int for n in counts)
+        if not whole or not all(0 <= n <= MOST_DEEP for n in counts) or not 0 <= self.query_tokens <= MOST_WIDE:
+            raise ValueError(f"sizes must be 1 to {MOST_WIDE} and numbers of layers up to {MOST_DEEP}, got {self}")
         if len(self.widths) != len(self.blocks):
             raise ValueError(f"widths and blocks must have one entry a level, got {self.widths} and {self.blocks}")
         if not self.foreground and not self.query_tokens:

@@ -3,7 +3,7 @@
 from random import Random
 
 HEADER = 600  # bytes in which most formats say what they hold
-RUNS = b"\x00\xff \n0A(,[{<:=\t\"\\"
+RUNS = b'\x00\xff \n0A(,[{<:=\t"\\'
 EXTREMES = [
     value.to_bytes(size, order)
     for size in (2, 4, 8)

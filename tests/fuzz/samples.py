@@ -22,8 +22,8 @@ from iris_core import checkpoint
 from iris_core.embeddings import MemoryBank
 from iris_core.model.iris import PRESETS, Iris
 from iris_core.pool import open_pool
-from iris_core.strategies.references import encode, encode_all
 from iris_core.strategies.base import Given
+from iris_core.strategies.references import encode, encode_all
 from iris_core.task_file import save_task
 from nnunet_adapters.images import read_reference
 from nnunet_adapters.masks import WRITERS

@@ -43,7 +43,9 @@ def as_text():
 
 def raw_json():
     plain = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | names()
-    nested = st.recursive(plain, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names(), inner, max_size=3))
+    nested = st.recursive(
+        plain, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names(), inner, max_size=3)
+    )
     return st.sampled_from(RAW_JSON) | numbers().map(_written) | nested.map(json.dumps)
 
 
@@ -61,7 +63,11 @@ def drawn(kind: str, number: int = 400) -> tuple:
 
     @seed(0)
     @settings(
-        max_examples=number, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+        max_examples=number,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
     )
     @given(STRATEGIES[kind]())
     def collect(value) -> None:
