@@ -12,7 +12,9 @@ PREAMBLE = 128
 ITEM, SEQUENCE_END = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
 PIXELS = (0x7FE0, 0x0010)
 UNDEFINED = 0xFFFFFFFF
-LONG = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
+SHORT = set(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
+LONG = set(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+KNOWN = SHORT | LONG
 IMPLICIT, BIG, DEFLATED = b"1.2.840.10008.1.2", b"1.2.840.10008.1.2.2", b"1.2.840.10008.1.2.1.99"
 PLAIN = (IMPLICIT, BIG, b"1.2.840.10008.1.2.1")
 MOST = 2**20  # elements of a file: an enhanced series has a hundred a slice
@@ -46,10 +48,10 @@ def _walk(path: Path, data: mmap.mmap, at: int) -> bool:
             if syntax == DEFLATED:
                 raise InputError(f"{path}: must not be deflated as a whole; save it as Explicit VR Little Endian")
             order, guessed = ">" if syntax == BIG else "<", True
-            implicit = syntax == IMPLICIT or not data[at + 4 : at + 6].isalpha()
+            implicit = syntax == IMPLICIT or data[at + 4 : at + 6] not in KNOWN
         tag = struct.unpack_from(f"{order}HH", data, at)
         kind, first = data[at + 4 : at + 6], at + 8
-        if tag[0] == 0xFFFE or implicit or not kind.isalpha():  # some files mix both forms
+        if tag[0] == 0xFFFE or implicit or kind not in KNOWN:  # some files mix both forms
             (length,) = struct.unpack_from(f"{order}I", data, at + 4)
         elif kind in LONG:
             first += 4

@@ -3,7 +3,6 @@
 A file's header is checked (headers.py) before memory is taken for its voxels.
 """
 
-import os
 from pathlib import Path
 
 import nibabel
@@ -45,7 +44,7 @@ def read_itk(path: Path):
 
 
 def itk_fields(image) -> dict[str, str]:
-    """What a SimpleITK image's header says beyond the grid; what is not UTF-8, which cannot be passed on, is left out."""
+    """What a SimpleITK image's header says beyond the grid; without what is not UTF-8, which cannot be passed on."""
 
     def plain(text: str) -> bool:
         return text.encode("utf-8", "ignore").decode() == text
@@ -111,7 +110,7 @@ def read_dicom(folder: Path):
         slices = [_slice_place(file) for file in files]
         size, normal = slices[0][2], slices[0][1]
         voxels = len(files) * int(np.prod(size, dtype=object))
-        held = sum(os.path.getsize(file) * (MAX_DEFLATE if check_lengths(Path(file)) else 1) for file in files)
+        held = sum(Path(file).stat().st_size * (MAX_DEFLATE if check_lengths(Path(file)) else 1) for file in files)
         if voxels > min(MAX_VOXELS, 8 * held):  # a voxel has a bit at least
             raise InputError(
                 f"{folder}: {len(files)} slices of {size} are more than the limit of {MAX_VOXELS} voxels, or than their"

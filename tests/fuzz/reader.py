@@ -1,4 +1,4 @@
-"""The child that reads spoilt files: a line of JSON in (kind, folder), a line of JSON out (outcome, what, seconds, mib).
+"""The child that reads spoilt files: a line of JSON in (kind, folder), one out (outcome, said, seconds, mib).
 
 Outcomes: "read", the file was taken, and what came of it is sound; "refused", an InputError that says which file;
 anything else is a defect. A crash or a case that takes too long is seen by the parent, runner.py.
@@ -12,8 +12,6 @@ import sys
 import time
 import warnings
 from pathlib import Path
-
-sys.dont_write_bytecode = True
 
 import numpy as np
 import torch
@@ -238,6 +236,7 @@ def _limit() -> None:
 
 
 def main() -> None:
+    sys.dont_write_bytecode = True
     root = Path(sys.argv[1])
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     quiet = os.open(os.devnull, os.O_WRONLY)

@@ -4,19 +4,21 @@ A folder holds all that its reader needs; which of its files are spoilt is said 
 """
 
 import gzip
+import itertools
 import json
 import shutil
 import sys
 import zipfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+for place in Path(__file__).parents[1:3]:  # tests, and the tree that they lie in, whatever is installed
+    sys.path.insert(0, str(place))
 
+import dicom_files
 import nibabel
 import numpy as np
 import SimpleITK as sitk
 import torch
-from dicom_files import write_series
 
 from iris_core import checkpoint
 from iris_core.embeddings import MemoryBank
@@ -111,8 +113,11 @@ def _images(folders: dict[str, Path], scan: np.ndarray, labels: np.ndarray) -> N
 
 
 def _dicom(folders: dict[str, Path], scan: np.ndarray, labels: np.ndarray) -> None:
-    series = write_series(folders["dicom series"] / "series", volume=scan.astype(np.int16), spacing_mm=(1, 1, 1))
-    shutil.copy(next(series.iterdir()), folders["dicom file"] / "scan.dcm")
+    numbers = itertools.count(10**30)
+    dicom_files.generate_uid = lambda: f"2.25.{next(numbers)}"  # not random: a case can be made again
+    series, voxels = folders["dicom series"] / "series", scan.astype(np.int16)
+    dicom_files.write_series(series, volume=voxels, spacing_mm=(1, 1, 1))
+    shutil.copy(min(series.iterdir()), folders["dicom file"] / "scan.dcm")
     with zipfile.ZipFile(folders["dicom zip"] / "series.zip", "w", zipfile.ZIP_DEFLATED) as packed:
         for file in sorted(series.iterdir()):
             packed.write(file, file.name)

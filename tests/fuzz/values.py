@@ -23,7 +23,8 @@ NUMBERS_AS_TEXT = (
 )  # fmt: skip
 RAW_JSON = (
     "[" * 200_000, "[" * 900 + "]" * 900, '{"a":' * 900 + "1" + "}" * 900, "[" * 9000 + "]" * 9000, "1e400", "NaN",
-    "-Infinity", "9" * 5000, "9" * 4000, "null", "true", "false", "{}", "[]", '""', "[[]]", "[null]", "[{}]", '{"": ""}',
+    "-Infinity", "9" * 5000, "9" * 4000, "null", "true", "false", "{}", "[]", '""', "[[]]", "[null]", "[{}]",
+    '{"": ""}',
     '"\\ud800"', '"\\u0000"', "01", "'a'", "[1,]", "/**/1", '{"0": "a", "0": "b"}', "[1, 1, 1]", '["a"]', '["a", "a"]',
     '[["a"]]', '{"labels": 1}', "[" + "0," * 200_000 + "0]", '"' + "a" * 200_000 + '"',
 )  # fmt: skip
@@ -43,9 +44,8 @@ def as_text():
 
 def raw_json():
     plain = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | names()
-    nested = st.recursive(
-        plain, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names(), inner, max_size=3)
-    )
+    few = {"max_size": 3}
+    nested = st.recursive(plain, lambda inner: st.lists(inner, **few) | st.dictionaries(names(), inner, **few))
     return st.sampled_from(RAW_JSON) | numbers().map(_written) | nested.map(json.dumps)
 
 
@@ -63,11 +63,7 @@ def drawn(kind: str, number: int = 400) -> tuple:
 
     @seed(0)
     @settings(
-        max_examples=number,
-        database=None,
-        deadline=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
+        max_examples=number, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=HealthCheck
     )
     @given(STRATEGIES[kind]())
     def collect(value) -> None:
