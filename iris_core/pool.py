@@ -101,7 +101,7 @@ def _stored(folder: Path, name: str, entry: dict | None, source: str, checkpoint
     try:
         embedding = load_task(_file(folder, name), checkpoint.model, checkpoint.sha256)
         kept = torch.tensor(entry["descriptor"], dtype=torch.float32)
-    except (InputError, TypeError, ValueError, RuntimeError):  # torch's own, for what is no number
+    except (ArithmeticError, InputError, RuntimeError, TypeError, ValueError):  # torch's own, for what is no number
         return None
     usable = kept.shape == (checkpoint.model.config.widths[-1],) and torch.isfinite(kept).all()
     return Known(name, embedding, kept) if usable else None

@@ -11,8 +11,8 @@ import sys
 import zipfile
 from pathlib import Path
 
-for place in Path(__file__).parents[1:3]:  # tests, and the tree that they lie in, whatever is installed
-    sys.path.insert(0, str(place))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))  # this tree, whichever is installed
 
 import dicom_files
 import nibabel
