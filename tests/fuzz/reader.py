@@ -192,6 +192,24 @@ def readers(root: Path) -> dict:
     }
 
 
+def _outside(folder: Path) -> None:
+    (folder.parent.parent / "outside.txt").write_text("")
+
+
+def _quoting(folder: Path) -> None:
+    raise InputError("something is wrong")
+
+
+PROBES = {  # what must be noticed: they show that the harness does
+    "died": lambda folder: os.abort(),
+    "too long": lambda folder: time.sleep(3600),
+    "memory": lambda folder: np.ones(2 * MIB * 2**17).sum(),
+    "written outside": _outside,
+    "KeyError": lambda folder: {}["a"],
+    "names no file": _quoting,
+}
+
+
 def tried(read, folder: Path, watched: Watched) -> dict:
     """What comes of reading one folder."""
     there = {part.name for part in folder.rglob("*")}
@@ -245,6 +263,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     watched, known = Watched(), readers(root)
+    probes = {f"probe {kind}": probe for kind, probe in PROBES.items()}
     for kind in known:  # the first time, libraries import more of themselves
         folder = root / kind.replace(" ", "-")
         known[kind](folder) if sys.argv[2:] == ["--warm"] else None
@@ -252,7 +271,7 @@ def main() -> None:
     print(json.dumps({"outcome": "ready"}), file=answers)
     for line in sys.stdin:
         asked = json.loads(line)
-        print(json.dumps(tried(known[asked["kind"]], Path(asked["folder"]), watched)), file=answers)
+        print(json.dumps(tried((known | probes)[asked["kind"]], Path(asked["folder"]), watched)), file=answers)
 
 
 if __name__ == "__main__":

@@ -66,6 +66,16 @@ class Runner:
             shutil.copytree(folder, target, dirs_exist_ok=True)
 
     @contextmanager
+    def whole(self, kind: str) -> Iterator[Path]:
+        """A copy of a good sample."""
+        folder = self.root / "cases" / "whole"
+        shutil.copytree(self.root / kind.replace(" ", "-"), folder)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    @contextmanager
     def _spoilt(self, kind: str, seed: int, number: int) -> Iterator[tuple[Path, str]]:
         rng = Random(f"{kind}/{seed}/{number}")
         folder = self.root / "cases" / f"{number}"
