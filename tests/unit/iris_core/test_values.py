@@ -115,10 +115,10 @@ def test_a_configuration_of_another_model_takes_neither_time_nor_memory(tiny_wei
     folder = shutil.copytree(tiny_weights, tmp_path / "weights")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | change))
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(InputError, match="not usable as Iris weights"):
         checkpoint.load(folder)
-    assert time.perf_counter() - started < 3
+    assert time.process_time() - started < 3
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 8 * 2**20  # KiB
 
 
