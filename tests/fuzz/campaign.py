@@ -7,56 +7,53 @@ import argparse
 import os
 import sys
 import tempfile
+import warnings
 from collections import Counter
 from pathlib import Path
 
 import samples
-from runner import GOOD, Case, Runner
+from runner import GOOD, Runner
 
 LINE = "{:20} | {:>6} | {:>6} | {:>7} | {:>13} | {:>9}"
 
 
-def campaign(cases: int, seed: int, only: str | None = None, number: int | None = None) -> tuple[str, list[Case]]:
-    """The table, and the cases of which something else came."""
-    kinds = [only] if only else list(samples.TARGETS)
-    rows, bad = [], []
-    with tempfile.TemporaryDirectory(prefix="iris-fuzz-") as folder:
-        root = Path(folder)
+def campaign(cases: int, seed: int, only: str | None, number: int | None, keep: Path | None) -> int:
+    """Print the table, a line a kind, and before it what else came. Returns how often something else came."""
+    kinds, rows = [only] if only else list(samples.TARGETS), []
+    with tempfile.TemporaryDirectory(prefix="iris-fuzz-") as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the libraries, while hostile files are made
         os.environ["TMPDIR"] = folder
-        samples.make(root)
-        with Runner(root) as runner:
+        samples.make(Path(folder))
+        print(LINE.format("kind of file", "number", "read", "refused", "anything else", "slowest"))
+        with Runner(Path(folder)) as runner:
             for i, kind in enumerate(kinds):
-                share = cases // len(kinds) + (i < cases % len(kinds))
-                done = [runner.run(kind, seed, n) for n in (range(share) if number is None else [number])]
-                strange = [case for case in done if case.outcome not in GOOD]
-                for case in strange:
-                    print(f"{case.kind} {case.number}: {case.done}\n    {case.outcome}: {case.said}", flush=True)
-                    runner.keep(case, Path(KEEP) / f"{kind.replace(' ', '-')}-{case.number}") if KEEP else None
-                count = Counter(case.outcome for case in done)
-                slowest = max(case.seconds for case in done)
-                rows.append((kind, len(done), count["read"], count["refused"], len(strange), f"{slowest:.2f} s"))
-                bad += strange
-    head = "kind of file", "number", "read", "refused", "anything else", "slowest"
-    total = ["all", *(sum(row[i] for row in rows) for i in range(1, 5)), ""]
-    return "\n".join(LINE.format(*row) for row in (head, *rows, total)), bad
-
-
-KEEP = ""
+                numbers = range(cases // len(kinds) + (i < cases % len(kinds))) if number is None else [number]
+                outcomes, slowest = Counter(), 0.0
+                for n in numbers:
+                    case = runner.run(kind, seed, n)
+                    outcomes[case.outcome] += 1
+                    slowest = max(slowest, case.seconds)
+                    if case.outcome not in GOOD:
+                        print(f"{kind} {n}: {case.done}\n    {case.outcome}: {case.said}", file=sys.stderr)
+                        if keep:
+                            runner.keep(case, keep / f"{kind.replace(' ', '-')}-{n}")
+                good = [outcomes[outcome] for outcome in GOOD]
+                rows.append((outcomes.total(), *good, outcomes.total() - sum(good)))
+                print(LINE.format(kind, *rows[-1], f"{slowest:.2f} s"), flush=True)
+    total = [sum(column) for column in zip(*rows, strict=True)]
+    print(LINE.format("all", *total, ""))
+    return total[-1]
 
 
 def main() -> int:
-    global KEEP
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", help="a kind of file")
+    parser.add_argument("--only", choices=samples.TARGETS, help="a kind of file")
     parser.add_argument("--number", type=int, help="one case of it")
-    parser.add_argument("--keep", default="", help="folder for what was neither read nor refused")
+    parser.add_argument("--keep", type=Path, help="folder for what was neither read nor refused")
     asked = parser.parse_args()
-    KEEP = asked.keep
-    table, bad = campaign(asked.cases, asked.seed, asked.only, asked.number)
-    print(table)
-    return 1 if bad else 0
+    return 1 if campaign(asked.cases, asked.seed, asked.only, asked.number, asked.keep) else 0
 
 
 if __name__ == "__main__":

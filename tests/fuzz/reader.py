@@ -89,7 +89,6 @@ def mask(name: str, of: str = "scan.nii.gz"):
         WRITERS["seg.nrrd"](case.labels, folder / of, structures, folder / "out" / "result.seg.nrrd")
         if of == "series":
             WRITERS["rtstruct"](case.labels, folder / of, structures, folder / "out" / "result.dcm")
-            WRITERS["dicom-seg"](case.labels, folder / of, structures, folder / "out" / "result.dcm")
 
     return read
 
