@@ -74,9 +74,11 @@ def _read(path: Path, dataset: str, weights_sha256: str, grid: str, scheme: str)
     try:
         found = read_json(path)
         spacing_mm, cases = float(found["spacing_mm"]), dict(found["cases"])
-        usable = 0 < spacing_mm < math.inf and all({"source", "descriptor"} <= set(entry) for entry in cases.values())
+        usable = 0 < spacing_mm < math.inf and all(
+            {"source", "descriptor"} <= {**entry}.keys() for entry in cases.values()
+        )
         of = found["dataset"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ArithmeticError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not usable as the index of a pool: {error!r}; delete it or name another") from error
     if of != dataset:
         raise InputError(f"{path}: is the pool of {of}, asked was {dataset}; choose another folder")

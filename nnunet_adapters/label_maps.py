@@ -97,7 +97,7 @@ def open_label_maps(folder: Path) -> LabelMaps:
         structures = {k: {int(v): BODY.sub("", s) for v, s in e["labels"].items()} for k, e in entries.items()}
         bodies = {case: str(entry["source"]) for case, entry in entries.items()}
         spacings = {case: max(float(s) for s in entry["spacing_mm"]) for case, entry in entries.items()}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: must give labels, source and spacing_mm of every file: {error!r}") from error
     return LabelMaps(name, files, bodies, structures, _partners(structures, bodies, spacings))
 

@@ -123,7 +123,7 @@ def test_names_are_no_formulas_in_any_table(tmp_path):
     scans = [Path(f"{n.replace('/', '')}.nii.gz") for n in HOSTILE]
     cases = [new_dataset.Labelled(s, list, {"=a": -0.5}, "=b") for s in scans]
     text = new_dataset._table(cases, dict(zip(scans, HOSTILE, strict=True)), ["=a"])
-    (tmp_path / "d.csv").write_text(text, newline="")
+    (tmp_path / "d.csv").write_text(text, "utf-8", newline="")
     for path in sorted(tmp_path.glob("*.csv")):
         with open(path, newline="", encoding="utf-8") as file:
             cells = [cell for row in csv.reader(file) for cell in row]

@@ -148,5 +148,5 @@ def test_a_case_whose_name_begins_like_a_formula_is_known_again(tmp_path):
     scan = tmp_path / "-a.nii.gz"
     (tmp_path / "new").mkdir()
     text = new_dataset._table([new_dataset.Labelled(scan, list)], new_dataset.case_names([scan]), [])
-    (tmp_path / "new" / new_dataset.TABLE).write_text(text, newline="")
+    (tmp_path / "new" / new_dataset.TABLE).write_text(text, "utf-8", newline="")
     assert new_dataset._former(tmp_path / "new") == {"-a"}

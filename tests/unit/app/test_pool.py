@@ -132,7 +132,12 @@ def test_a_descriptor_that_is_none_is_made_again(dataset, service, tmp_path, des
     assert torch.equal(service.pool(dataset, folder, "auto")[0].descriptor, good[0].descriptor)
 
 
-def test_an_index_that_is_nested_too_deep_is_refused(dataset, service, tmp_path):
-    (tmp_path / "pool.json").write_text("[" * 100_000)
+OTHER = {"dataset": "Dataset901_Balls", "spacing_mm": 10**400, "cases": {}}
+LISTED = OTHER | {"spacing_mm": 1, "cases": {"case0": ["source", "descriptor"]}}
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, json.dumps(OTHER), json.dumps(LISTED)], ids=["deep", "huge", "lists"])
+def test_an_index_of_another_form_is_refused(dataset, service, tmp_path, text):
+    (tmp_path / "pool.json").write_text(text)
     with pytest.raises(InputError, match=r"pool\.json: not usable"):
         service.pool(dataset, tmp_path, "auto")
