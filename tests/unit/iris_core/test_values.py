@@ -106,10 +106,12 @@ def test_classes_without_sizes_are_not_offered(tiny_weights):
     "change",
     [
         {"attention_layers": 400_000}, {"blocks": [1, 10**6, 1]}, {"widths": [8, 10**6, 16]}, {"query_tokens": 10**9},
-        {"widths": [8, 4096, 4096]}, {"memory_width": -1}, {"heads": 0}, {"window": 1e9}, {"stem_stride": 0},
+        {"widths": [8, 4096, 4096]},
+        {"widths": [1] * 10**5, "blocks": [1] * 10**5}, {"memory_width": -1}, {"heads": 0}, {"window": 1e9},
+        {"stem_stride": 0}, {"stem_stride": 256, "window": 1024},
         {"widths": 8}, {"widths": [True, 64, 16]}, {"prototype_width": "8"},
     ],
-    ids=str,
+    ids=",".join,
 )  # fmt: skip
 def test_a_configuration_of_another_model_takes_neither_time_nor_memory(tiny_weights, tmp_path, change):
     folder = shutil.copytree(tiny_weights, tmp_path / "weights")
@@ -120,6 +122,13 @@ def test_a_configuration_of_another_model_takes_neither_time_nor_memory(tiny_wei
         checkpoint.load(folder)
     assert time.process_time() - started < 3
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 8 * 2**20  # KiB
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_model_has_no_fewer_weights_than_its_configuration_says(preset):
+    model = Iris(PRESETS[preset])
+    whole = sum(part.numel() for part in model.state_dict().values())
+    assert whole / 8 < model.config.least_weights < whole
 
 
 def test_weights_that_are_no_numbers_are_refused(tmp_path):
