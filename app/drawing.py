@@ -1,5 +1,6 @@
 """What a visitor drew: checked like any other file, kept on the scan's own grid, helped where few slices were drawn."""
 
+import zlib
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -33,7 +34,7 @@ def read_drawing(path: Path, shape: tuple[int, ...], structures: int) -> np.ndar
                 f"the drawing must be {tuple(shape)} voxels of uint8, got {found} of {dtype}; choose the scan again"
             )
         labels = np.asarray(volume.dataobj)
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"the drawing cannot be read ({error}); draw a stroke, and it is saved again") from error

@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 
 from iris_core.checkpoint import write_atomically, write_json
+from nnunet_adapters.cells import plain
 
 SAME = 0.005  # Dice: less is no difference
 LINE = "{:16} {:>5} {:28} {:>16} {:>16} {:>5} {:>8}"
@@ -54,9 +55,8 @@ def _write_csv(report: dict, path: Path) -> None:
                 for name, value in score["dice"].items():
                     values = ["" if v is None else v for v in (value, score["surface_dice"].get(name))]
                     references = " ".join(score["references"])
-                    table.writerow(
-                        [row["strategy"], row["pool"], score["query"], references, name, *values, score["seconds"]]
-                    )
+                    cells = row["strategy"], row["pool"], score["query"], references, name, *values, score["seconds"]
+                    table.writerow(plain(cells))
 
 
 def figure(report: dict):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from iris_core.case import InputError
+from nnunet_adapters.dicom_lengths import check_lengths
 from nnunet_adapters.images import stem
 
 WORDS = re.compile(r"([-_. ]?(masks?|rtstruct|seg|segmentation|labels?|gt|truth|corrected))+$", re.IGNORECASE)
@@ -116,6 +117,7 @@ def _series(path: Path) -> str:
 
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
+    check_lengths(path)
     try:
         reader.ReadImageInformation()
         return reader.GetMetaData("0020|000e")

@@ -4,9 +4,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+LONGEST_MESSAGE = 2000  # characters: what a message quotes may be as long as the file that it is about
+SMALLEST_MM, LARGEST_MM = 1e-4, 1e5  # of a voxel: beyond, sizes are damaged, and products of them leave float32
+
 
 class InputError(ValueError):
     """Input from a user that cannot be used. The message names it, says what was found and what to do."""
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]} …"
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,11 @@ def plain_classes(labels: np.ndarray, names: dict[int, str] | None = None) -> tu
     return tuple(LabelClass(name, v, (v,)) for name, v in zip(called, values, strict=True))
 
 
+def usable_sizes(spacing_mm: np.ndarray) -> bool:
+    """Whether a voxel can have these sizes in mm."""
+    return bool(((spacing_mm >= SMALLEST_MM) & (spacing_mm <= LARGEST_MM)).all())  # NaN neither
+
+
 @dataclass(frozen=True)
 class Case:
     """One volume on its own grid, with or without labels.
@@ -69,10 +81,10 @@ class Case:
             )
         if np.shape(self.affine) != (4, 4) or not np.isfinite(self.affine).all():
             raise InputError(f"{self.name}: the affine must be a finite 4×4 matrix, got\n{self.affine}")
-        if (self.spacing_mm <= 0).any() or abs(np.linalg.det(self.affine[:3, :3])) < 1e-9:
+        if not usable_sizes(self.spacing_mm) or abs(np.linalg.det(self.affine[:3, :3])) < 1e-9:
             raise InputError(
-                f"{self.name}: every voxel size must be positive, got {self.spacing_mm.tolist()} mm"
-                " (or axes that are not independent); correct the header"
+                f"{self.name}: every voxel size must be positive, {SMALLEST_MM} to {LARGEST_MM:g} mm, got"
+                f" {self.spacing_mm.tolist()} mm (or axes that are not independent); correct the header"
             )
         if self.labels is not None and self.labels.shape != self.image.shape:
             raise InputError(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import threading
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from iris_core.case import InputError
+from iris_core.case import LARGEST_MM, SMALLEST_MM, InputError
 from iris_core.embeddings import MemoryBank
+from iris_core.intensity import SCHEMES
 from iris_core.model.iris import Iris, IrisConfig
 
 
@@ -46,6 +48,19 @@ def write_json(path: Path, value: object) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8"))
 
 
+def read_json(path: Path):
+    """What a JSON file holds. Raises ValueError where it is none."""
+    return parse_json(path.read_text("utf-8"))
+
+
+def parse_json(text: str):
+    """What JSON says. Raises ValueError where it is none; also where it is nested too deep for Python's parser."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep to be read") from error
+
+
 def save(folder: Path, model: Iris, bank: MemoryBank, training: dict) -> None:
     """Write the checkpoint folder; float16 weights."""
     weights = {k: v.detach().cpu().half().contiguous() for k, v in model.state_dict().items()}
@@ -56,19 +71,38 @@ def save(folder: Path, model: Iris, bank: MemoryBank, training: dict) -> None:
 
 
 def load(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
-    """Read a checkpoint folder. Raises InputError if a file is missing, damaged or of another model."""
+    """Read a checkpoint folder. Raises InputError if a file is missing, damaged or of another model.
+
+    A configuration is believed only as far as the weights bear it out, before memory is taken for its model.
+    """
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
             raise InputError(f"{folder}: a weights folder must hold {name}; none was found")
     try:
-        config = IrisConfig(**json.loads((folder / "config.json").read_text("utf-8")))
+        config = IrisConfig(**read_json(folder / "config.json"))
+        weights = load_file(folder / "model.safetensors")
+        if config.least_weights > (there := sum(part.numel() for part in weights.values())):
+            raise ValueError(f"its config.json is of a model of {config.least_weights} weights or more, it has {there}")
+        if not all(math.isfinite(part.sum(dtype=torch.float64)) for part in weights.values()):
+            raise ValueError("its weights must be finite numbers")
         model = Iris(config)
-        model.load_state_dict(load_file(folder / "model.safetensors"))
+        model.load_state_dict(weights)
         bank = MemoryBank.load(folder / "bank.safetensors") if (folder / "bank.safetensors").is_file() else MemoryBank()
         record = folder / "training.json"
-        training = json.loads(record.read_text("utf-8")) if record.is_file() else {}
-    except (TypeError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        training = _training(read_json(record)) if record.is_file() else {}
+    except (ArithmeticError, AttributeError, KeyError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
         raise InputError(f"{folder}: not usable as Iris weights: {error}") from error
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     model = model.to(device=device, memory_format=torch.channels_last_3d).eval()
     return Checkpoint(model, bank, training, digest)
+
+
+def _training(record: dict) -> dict:
+    """training.json, if it is as far as it is used what the trainer writes. Raises an error of Python's where not."""
+    for name, seen in record.get("datasets", {}).items():
+        sizes = seen.get("classes", {}).values()
+        usable = all(isinstance(mm, int | float) and SMALLEST_MM <= mm <= LARGEST_MM for mm in sizes)
+        cases = [case for part in ("train", "val") for case in list(seen.get(part, ()))]
+        if not usable or seen.get("scheme", SCHEMES[0]) not in SCHEMES or not all(isinstance(c, str) for c in cases):
+            raise ValueError(f"training.json does not give sizes in mm, a scheme and names of cases for {name!r}")
+    return record

@@ -1,6 +1,5 @@
 """A pool of references on disk: every case encoded once, brought up to date when cases come, change or go."""
 
-import json
 import math
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import torch
 
 from iris_core.case import Case, InputError
-from iris_core.checkpoint import Checkpoint, write_json
+from iris_core.checkpoint import Checkpoint, read_json, write_json
 from iris_core.strategies.base import Known
 from iris_core.strategies.image_retrieval import descriptor
 from iris_core.strategies.references import encode, shared_scale
@@ -73,11 +72,13 @@ def _read(path: Path, dataset: str, weights_sha256: str, grid: str, scheme: str)
     if not path.is_file():
         return wanted | {"cases": {}}
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = read_json(path)
         spacing_mm, cases = float(found["spacing_mm"]), dict(found["cases"])
-        usable = 0 < spacing_mm < math.inf and all({"source", "descriptor"} <= set(entry) for entry in cases.values())
+        usable = 0 < spacing_mm < math.inf and all(
+            {"source", "descriptor"} <= {**entry}.keys() for entry in cases.values()
+        )
         of = found["dataset"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ArithmeticError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not usable as the index of a pool: {error!r}; delete it or name another") from error
     if of != dataset:
         raise InputError(f"{path}: is the pool of {of}, asked was {dataset}; choose another folder")
@@ -101,6 +102,8 @@ def _stored(folder: Path, name: str, entry: dict | None, source: str, checkpoint
         return None
     try:
         embedding = load_task(_file(folder, name), checkpoint.model, checkpoint.sha256)
-        return Known(name, embedding, torch.tensor(entry["descriptor"], dtype=torch.float32))
-    except (InputError, TypeError, ValueError):
+        kept = torch.tensor(entry["descriptor"], dtype=torch.float32)
+    except (ArithmeticError, InputError, RuntimeError, TypeError, ValueError):  # torch's own, for what is no number
         return None
+    usable = kept.shape == (checkpoint.model.config.widths[-1],) and torch.isfinite(kept).all()
+    return Known(name, embedding, kept) if usable else None

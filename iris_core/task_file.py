@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from iris_core.case import InputError
-from iris_core.checkpoint import write_atomically
+from iris_core.checkpoint import parse_json, write_atomically
 from iris_core.embeddings import Level, TaskEmbedding
 from iris_core.intensity import SCHEMES
 from iris_core.model.iris import Iris
@@ -58,7 +58,7 @@ def read_about(path: Path) -> dict:
     """What a task file's header says of it: names of classes, weights_sha256. Raises InputError where there is none."""
     try:
         with safe_open(path, "pt") as stored:
-            about = json.loads((stored.metadata() or {})["iris_task"])
+            about = parse_json((stored.metadata() or {})["iris_task"])
             names, weights = list(map(str, about["names"])), str(about["weights_sha256"])
             return about | {"names": names, "weights_sha256": weights}
     except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
@@ -71,7 +71,7 @@ def load_task(path: Path, model: Iris, weights_sha256: str) -> TaskEmbedding:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"it is larger than {MAX_BYTES >> 20} MiB")
         with safe_open(path, "pt") as stored:
-            about = json.loads((stored.metadata() or {})["iris_task"])
+            about = parse_json((stored.metadata() or {})["iris_task"])
             tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
         if "shown" not in about:
             raise ValueError("it was made before 0.5.0; encode the reference again")

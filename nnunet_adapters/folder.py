@@ -1,6 +1,5 @@
 """Many queries, one plan: masks beside a run.json, in a folder."""
 
-import json
 import sys
 import time
 from collections import deque
@@ -13,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from iris_core.case import Case, InputError
-from iris_core.checkpoint import write_json
+from iris_core.checkpoint import read_json, write_json
 from iris_core.embeddings import TaskEmbedding
 from iris_core.prediction import Prediction
 from iris_core.strategies import Chosen, Plan
@@ -222,7 +221,7 @@ def former_results(output: Path) -> dict[str, dict]:
     found = {}
     for path in sorted(output.glob("run*.json")):
         try:
-            found |= json.loads(path.read_text("utf-8"))["results"]
+            found |= read_json(path)["results"]
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return found

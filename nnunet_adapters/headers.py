@@ -14,7 +14,7 @@ import nibabel
 import numpy as np
 from nibabel.openers import ImageOpener
 
-from iris_core.case import InputError
+from iris_core.case import LARGEST_MM, SMALLEST_MM, InputError, usable_sizes
 
 NIFTI = (".nii", ".nii.gz")
 ITK = (".nrrd", ".mha", ".mhd")
@@ -193,8 +193,11 @@ def _itk_data(path: Path) -> tuple[Path, int, bool]:
 def _check_geometry(path: Path, shape: tuple[int, ...], spacing: np.ndarray, affine: np.ndarray) -> None:
     if len(shape) != 3 or min(shape) < 1:
         raise InputError(f"{path}: a scan must have 3 dimensions, got {len(shape)}: {tuple(shape)}")
-    if not np.isfinite(spacing).all() or (spacing <= 0).any():
-        raise InputError(f"{path}: every voxel size must be positive, got {spacing.tolist()} mm; correct the header")
+    if not usable_sizes(spacing):
+        raise InputError(
+            f"{path}: every voxel size must be positive, {SMALLEST_MM} to {LARGEST_MM:g} mm, got {spacing.tolist()} mm;"
+            " correct the header"
+        )
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise InputError(f"{path}: the affine must be invertible, got\n{affine}; correct the header")
 

@@ -10,7 +10,7 @@ from iris_core.checkpoint import write_atomically
 from nnunet_adapters.headers import NIFTI, ending, itk_affine
 from nnunet_adapters.masks import nifti, read_mask
 from nnunet_adapters.masks.mask import Structure, smallest
-from nnunet_adapters.voxels import read_voxels
+from nnunet_adapters.voxels import itk_fields, read_voxels
 
 
 def stem(path: Path) -> str:
@@ -63,8 +63,7 @@ def write_mask(labels: np.ndarray, like: Path, output: Path, structures: Sequenc
     mask = sitk.GetImageFromArray(smallest(labels).transpose(2, 1, 0))
     scan = sitk.ReadImage(str(like))
     mask.CopyInformation(scan)
-    for key in scan.GetMetaDataKeys():
-        value = scan.GetMetaData(key)
+    for key, value in itk_fields(scan).items():
         if value and not key.startswith("ITK_"):
             mask.SetMetaData(key, value)
     write_atomically(output, lambda temporary: sitk.WriteImage(mask, str(temporary), True))

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from iris_core.case import Case, InputError, LabelClass
+from iris_core.checkpoint import read_json
 from iris_core.data.cache import FILLING
 from nnunet_adapters.images import read_reference
 
@@ -91,12 +92,12 @@ def open_label_maps(folder: Path) -> LabelMaps:
     if not path.is_file():
         return LabelMaps(name, files, {case: case for case in files}, {}, None)
     try:
-        listed = json.loads(path.read_text("utf-8"))
+        listed = read_json(path)
         entries = {case: listed[file.name] for case, file in files.items()}
         structures = {k: {int(v): BODY.sub("", s) for v, s in e["labels"].items()} for k, e in entries.items()}
         bodies = {case: str(entry["source"]) for case, entry in entries.items()}
         spacings = {case: max(float(s) for s in entry["spacing_mm"]) for case, entry in entries.items()}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: must give labels, source and spacing_mm of every file: {error!r}") from error
     return LabelMaps(name, files, bodies, structures, _partners(structures, bodies, spacings))
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from iris_core.case import Case, InputError
 from iris_core.checkpoint import write_atomically
+from nnunet_adapters.cells import plain
 from nnunet_adapters.masks import nifti
 from nnunet_adapters.masks.mask import Structure
 from nnunet_adapters.outputs import output_name
@@ -144,7 +145,7 @@ def _former(folder: Path) -> set[str]:
     if not (folder / TABLE).is_file():
         return set()
     with (folder / TABLE).open(encoding="utf-8", newline="") as table:
-        return {row["case"] for row in csv.DictReader(table)}
+        return {row["case"].removeprefix("'") for row in csv.DictReader(table)}
 
 
 def _table(cases: Sequence[Labelled], called: dict[Path, str], names: Sequence[str]) -> str:
@@ -152,5 +153,6 @@ def _table(cases: Sequence[Labelled], called: dict[Path, str], names: Sequence[s
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["case", "scan", *(f"confidence {name}" for name in names), "left out"])
     for case in cases:
-        writer.writerow([called[case.scan], case.scan, *(case.confidence.get(n) for n in names), case.left_out])
+        trust = [case.confidence.get(n) for n in names]
+        writer.writerow(plain([called[case.scan], str(case.scan), *trust, case.left_out]))
     return text.getvalue()

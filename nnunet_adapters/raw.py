@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from iris_core.case import Case, InputError, LabelClass
-from iris_core.checkpoint import write_json
+from iris_core.checkpoint import read_json, write_json
 from nnunet_adapters.grid import check_same_grid
 from nnunet_adapters.headers import check_header
 from nnunet_adapters.images import ras_affine
 from nnunet_adapters.label_maps import LabelMaps, open_label_maps
+from nnunet_adapters.masks.mask import check_names
 
 os.environ.setdefault("nnUNet_n_proc_DA", "2")  # else importing nnunetv2's configuration runs `hostname`
 
@@ -127,12 +128,17 @@ def open_dataset(identifier: str, raw_data: Path | None = None, channel: int = 0
 
     folder = find_dataset(identifier, raw_data)
     try:
-        description = json.loads((folder / "dataset.json").read_text("utf-8"))
+        description = _description(folder / "dataset.json")
         channels = description["channel_names"]
         manager = LabelManager(description["labels"], description.get("regions_class_order"))
         listed = get_filenames_of_train_images_and_targets(str(folder), description)
         reader = determine_reader_writer_from_dataset_json(description, verbose=False)()
-    except (OSError, KeyError, ValueError, RuntimeError, AssertionError) as error:
+        classes = _classes(description["labels"], manager)
+    except InputError:
+        raise
+    except (  # nnunetv2 takes the form of dataset.json for granted
+        ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError,
+    ) as error:  # fmt: skip
         raise InputError(f"{folder / 'dataset.json'}: not usable as an nnU-Net dataset: {error!r}") from error
     if not 0 <= channel < len(channels):
         raise InputError(f"{folder}: --channel must be one of {dict(enumerate(channels.values()))}, got {channel}")
@@ -146,14 +152,14 @@ def open_dataset(identifier: str, raw_data: Path | None = None, channel: int = 0
             raise InputError(f"{folder}: case {case} must have channel {channel} and {label.name}, found {images}")
     patients = {case: case for case in files}
     if (folder / "patients.json").is_file():
-        patients |= {k: str(v) for k, v in _read_json(folder / "patients.json").items() if k in files}
+        patients |= _patients(folder / "patients.json", files)
     scheme = get_normalization_scheme(list(channels.values())[channel])
     return RawDataset(
         name=folder.name,
         folder=folder,
         files=files,
         patients=patients,
-        classes=_classes(description["labels"], manager),
+        classes=classes,
         ignore=manager.ignore_label,
         channel=channel,
         scheme="ct" if scheme is CTNormalization else "percentile",
@@ -161,11 +167,36 @@ def open_dataset(identifier: str, raw_data: Path | None = None, channel: int = 0
     )
 
 
-def _read_json(path: Path):
+def _description(path: Path) -> dict:
+    """dataset.json. Raises InputError, or an error of Python's, where what we read of it is not of nnU-Net's form."""
+    description = read_json(path)
+    labels, channels, ending = (description[key] for key in ("labels", "channel_names", "file_ending"))
+    values = [v for value in labels.values() for v in (value if isinstance(value, list) else [value])]
+    if not all(type(v) is int and abs(v) < 2**31 for v in values) or [] in labels.values():
+        raise ValueError(f"labels must be whole numbers or lists of them, got {labels}")
+    if not channels or not all(isinstance(text, str) for text in (ending, *channels.values())):
+        raise ValueError(f"channel_names and file_ending must be text, got {channels}, {ending}")
+    check_names(path, dict(enumerate(labels)))
+    return description
+
+
+def _patients(path: Path, cases) -> dict[str, str]:
+    """Case → patient, of patients.json."""
     try:
-        return json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: must be JSON: {error}") from error
+        return {case: str(patient) for case, patient in read_json(path).items() if case in cases}
+    except (AttributeError, ValueError) as error:
+        raise InputError(f"{path}: must be JSON, case → patient: {error}") from error
+
+
+def _fold(path: Path) -> tuple[list[str], list[str]]:
+    """The training and validation cases of our fold."""
+    try:
+        parts = tuple(read_json(path)[FOLD][part] for part in ("train", "val"))
+        if not all(isinstance(part, list) and all(isinstance(case, str) for case in part) for part in parts):
+            raise TypeError(f"lists of names, got {parts}")
+    except (LookupError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: must be JSON, a list of folds with the cases of train and val: {error!r}") from error
+    return parts
 
 
 def _classes(labels: dict, manager) -> tuple[LabelClass, ...]:
@@ -183,14 +214,14 @@ def split(dataset: RawDataset | LabelMaps, folder: Path) -> tuple[list[str], lis
     """
     path = folder / "splits_final.json"
     if path.is_file():
-        first = _read_json(path)[FOLD]
-        unknown = set(first["train"] + first["val"]) - set(dataset.files)
+        train, val = _fold(path)
+        unknown = {*train, *val} - set(dataset.files)
         if unknown:
             raise InputError(f"{path}: names cases that {dataset.name} does not hold: {sorted(unknown)[:5]}")
-        torn = {dataset.patients[c] for c in first["train"]} & {dataset.patients[c] for c in first["val"]}
+        torn = {dataset.patients[c] for c in train} & {dataset.patients[c] for c in val}
         if torn:
             raise InputError(f"{path}: every patient must be on one side of the split, both hold {sorted(torn)[:5]}")
-        return first["train"], first["val"]
+        return train, val
     patients = sorted(set(dataset.patients.values()))
     if len(patients) < 2:
         folds = [{"train": sorted(dataset.files), "val": []}]

@@ -14,6 +14,7 @@ from skimage.measure import marching_cubes, mesh_surface_area
 from iris_core.case import Case
 from iris_core.checkpoint import write_atomically, write_json
 from iris_core.geometry import Orientation, extent
+from nnunet_adapters.cells import plain
 
 INTENSITIES = {"mean": np.mean, "sd": np.std, "min": np.min, "max": np.max, "median": np.median}
 TRIPLES = ("centroid_mm", "extent_mm")
@@ -74,7 +75,8 @@ def write_statistics(rows: list[dict], csv: Path, json: Path) -> None:
     """Rows of ``statistics`` as a table and as JSON, atomically.
 
     A row may carry more columns, such as the "scan" that it is of. In the table a list of three becomes three columns
-    (centroid_mm_x, …) and None an empty cell. Columns come in the order in which rows name them, "scan" first.
+    (centroid_mm_x, …) and None an empty cell; names are text, never formulas. Columns come in the order in which rows
+    name them, "scan" first.
     """
     flat = [_flat(row) for row in rows]
     columns = list(dict.fromkeys([*("scan" for row in flat if "scan" in row), *(key for row in flat for key in row)]))
@@ -96,5 +98,5 @@ def _table(rows: list[dict], columns: list[str]) -> str:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(dict(zip(row, plain(row.values()), strict=True)) for row in rows)
     return text.getvalue()

@@ -1,6 +1,5 @@
 """A folder of predictions → summary.json, computed and written by nnunetv2, so that its users' scripts read it."""
 
-import json
 import os
 import tempfile
 import warnings
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from iris_core.case import InputError
-from iris_core.checkpoint import write_atomically
+from iris_core.checkpoint import read_json, write_atomically
 from nnunet_adapters.folder import former_results
 from nnunet_adapters.grid import check_same_grid
 from nnunet_adapters.headers import check_header
@@ -29,7 +28,7 @@ def write_summary(dataset: RawDataset, cases: list[str], predictions: Path, outp
     from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder, save_summary_json
     from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-    description = json.loads((dataset.folder / "dataset.json").read_text("utf-8"))
+    description = read_json(dataset.folder / "dataset.json")
     manager, ending = (
         LabelManager(description["labels"], description.get("regions_class_order")),
         description["file_ending"],

@@ -9,7 +9,8 @@ import nibabel
 import numpy as np
 
 from iris_core.case import InputError
-from nnunet_adapters.headers import LPS_TO_RAS, MAX_VOXELS, NIFTI, check_header, ending, itk_affine
+from nnunet_adapters.dicom_lengths import check_lengths
+from nnunet_adapters.headers import LPS_TO_RAS, MAX_DEFLATE, MAX_VOXELS, NIFTI, check_header, ending, itk_affine
 
 
 def read_voxels(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -40,6 +41,16 @@ def read_itk(path: Path):
         return sitk.ReadImage(str(path))
     except RuntimeError as error:
         raise InputError(f"{path}: the voxels cannot be read; the file is damaged") from error
+
+
+def itk_fields(image) -> dict[str, str]:
+    """What a SimpleITK image's header says beyond the grid; without what is not UTF-8, which cannot be passed on."""
+
+    def plain(text: str) -> bool:
+        return text.encode("utf-8", "ignore").decode() == text
+
+    fields = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys() if plain(key)}
+    return {key: value for key, value in fields.items() if plain(value)}
 
 
 def itk_image(voxels: np.ndarray, affine: np.ndarray):
@@ -78,7 +89,13 @@ def series_files(folder: Path) -> tuple[str, ...]:
     """
     import SimpleITK as sitk
 
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    for file in sorted(folder.iterdir()):
+        if file.is_file():
+            check_lengths(file)
+    try:
+        series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    except RuntimeError as error:
+        raise InputError(f"{folder}: holds a damaged DICOM file, GDCM says {_last_line(error)}") from error
     if len(series) != 1:
         raise InputError(f"{folder}: must hold one DICOM series, found {len(series)}: {list(series)[:5]}")
     return sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
@@ -92,8 +109,13 @@ def read_dicom(folder: Path):
     try:
         slices = [_slice_place(file) for file in files]
         size, normal = slices[0][2], slices[0][1]
-        if len(files) * int(np.prod(size, dtype=object)) > MAX_VOXELS:
-            raise InputError(f"{folder}: {len(files)} slices of {size} are more than the limit of {MAX_VOXELS} voxels")
+        voxels = len(files) * int(np.prod(size, dtype=object))
+        held = sum(Path(file).stat().st_size * (MAX_DEFLATE if check_lengths(Path(file)) else 1) for file in files)
+        if voxels > min(MAX_VOXELS, 8 * held):  # a voxel has a bit at least
+            raise InputError(
+                f"{folder}: {len(files)} slices of {size} are more than the limit of {MAX_VOXELS} voxels, or than their"
+                f" {held} bytes can hold"
+            )
         gaps = np.diff([position @ normal for position, _, _ in slices])
         even = len(gaps) == 0 or (np.abs(gaps).min() > 0 and np.ptp(gaps) <= 0.02 * np.abs(gaps).max())
         if not even or any(np.abs(n - normal).max() > 1e-3 or s != size for _, n, s in slices):
@@ -108,10 +130,15 @@ def read_dicom(folder: Path):
     except (RuntimeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{folder}: the DICOM series cannot be read as a volume ({error})") from error
+        raise InputError(f"{folder}: the DICOM series cannot be read as a volume ({_last_line(error)})") from error
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise InputError(f"{folder}: the DICOM series must be one 3D volume of numbers, got {image.GetSize()}")
     return image
+
+
+def _last_line(error: Exception) -> str:
+    """What went wrong; the lines before say where in SimpleITK's sources."""
+    return str(error).strip().rpartition("\n")[2]
 
 
 def _slice_place(file: str) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:

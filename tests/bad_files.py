@@ -158,6 +158,12 @@ BAD_SCANS = {
         lambda p: header_with(zeros(p), pixdim=(1, 1, -2, 1, 0, 0, 0, 0)),
         "voxel size must be positive",
     ),
+    "voxels of no size": (lambda p: header_with(zeros(p), pixdim=(1, 1e-30, 1, 1, 0, 0, 0, 0)), "0.0001 to 100000 mm"),
+    "voxels beyond size": (lambda p: header_with(zeros(p), pixdim=(1, 1, 1e30, 1, 0, 0, 0, 0)), "0.0001 to 100000 mm"),
+    "sheared beyond size": (
+        lambda p: header_with(zeros(p), sform_code=(1,), srow=(1, 1e30, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0)),
+        "0.0001 to 100000 mm",
+    ),
     "singular affine": (
         lambda p: header_with(zeros(p), sform_code=(1,), srow=(1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0)),
         "affine must be invertible",

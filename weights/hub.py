@@ -11,6 +11,7 @@ from pathlib import Path
 
 from iris_core import __version__
 from iris_core.case import InputError
+from iris_core.checkpoint import read_json
 
 CARD = "README.md"
 NEEDED = ("config.json", "model.safetensors")
@@ -85,7 +86,7 @@ def check_hashes(folder: Path, names: Iterable[str], what: str) -> None:
         f"do not use it. Delete {_to_delete(folder)} and fetch it again; if that does not help, choose another revision"
     )
     try:
-        listed = dict(json.loads((folder / HASHES).read_text("utf-8")))
+        listed = dict(read_json(folder / HASHES))
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{what}: {HASHES} must list the hash of every file, but is damaged; {advice}") from error
     for name in names:
@@ -162,7 +163,7 @@ def _check_config(folder: Path, place: Place) -> None:
     from iris_core.model.iris import IrisConfig
 
     try:
-        IrisConfig(**json.loads((folder / NEEDED[0]).read_text("utf-8")))
+        IrisConfig(**read_json(folder / NEEDED[0]))
     except (TypeError, ValueError) as error:
         raise InputError(
             f"{place}: its config.json is not of a model that Iris {__version__} knows: {error}; update Iris, or choose"

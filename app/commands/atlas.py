@@ -7,6 +7,7 @@ from pathlib import Path
 
 from iris_core import __version__
 from iris_core.case import InputError
+from nnunet_adapters.cells import plain
 
 
 @dataclass(frozen=True)
@@ -88,4 +89,4 @@ def _write_csv(atlas, path: Path) -> None:
         table.writerow(["dataset", "class", "rank", "nearest dataset", "nearest class", "cosine"])
         for key, nearest in atlas.neighbours.items():
             for rank, (other, cosine) in enumerate(nearest, 1):
-                table.writerow([*key.split("/", 1), rank, *other.split("/", 1), cosine])
+                table.writerow(plain([*key.split("/", 1), rank, *other.split("/", 1), cosine]))

@@ -9,14 +9,13 @@ cache/
                          source: what it was made from
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from iris_core.case import Case, InputError, LabelClass
-from iris_core.checkpoint import write_atomically, write_json
+from iris_core.checkpoint import read_json, write_atomically, write_json
 from iris_core.embeddings import geometric_mean
 from iris_core.geometry import choose_spacing, coarsen, oriented
 from iris_core.intensity import normalise
@@ -100,7 +99,10 @@ def read_index(cache: Path) -> dict[str, dict]:
     path = cache / "cache.json"
     if not path.is_file():
         raise InputError(f"{cache}: not a training cache (no cache.json); `iris train --datasets …` makes one")
-    return json.loads(path.read_text("utf-8"))["datasets"]
+    try:
+        return dict(read_json(path)["datasets"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: not usable as the index of a training cache: {error!r}; make it anew") from error
 
 
 def write_index(cache: Path, datasets: dict[str, dict]) -> None:

@@ -11,6 +11,7 @@ from iris_core.model.task_encoder import Task, TaskEncoder
 from iris_core.registration import Carried
 
 TASK_STRIDE = 4  # Eq. 3 needs C divisible by stride³ (paper.md): stride 4 is the coarsest that fits
+MOST_WIDE, MOST_DEEP = 4096, 16  # what a damaged configuration may ask for: layers are built before they are compared
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,19 @@ class IrisConfig:
     def __post_init__(self) -> None:
         for name in ("widths", "blocks"):
             object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON has lists
+        counts = (len(self.widths), *self.blocks, self.up_blocks, self.attention_layers)
+        sizes = (
+            *self.widths,
+            *self.blocks,
+            self.stem_stride,
+            self.window,
+            self.heads,
+            self.prototype_width,
+            self.memory_width,
+        )
+        whole = all(type(n) is int and 0 < n <= MOST_WIDE for n in sizes) and all(type(n) is int for n in counts)
+        if not whole or not all(0 <= n <= MOST_DEEP for n in counts) or not 0 <= self.query_tokens <= MOST_WIDE:
+            raise ValueError(f"sizes must be 1 to {MOST_WIDE} and numbers of layers up to {MOST_DEEP}, got {self}")
         if len(self.widths) != len(self.blocks):
             raise ValueError(f"widths and blocks must have one entry a level, got {self.widths} and {self.blocks}")
         if not self.foreground and not self.query_tokens:
@@ -56,6 +70,13 @@ class IrisConfig:
     def multiple(self) -> int:
         """Every edge of an image given to the model is a multiple of this: the coarsest stride."""
         return self.stem_stride * 2 ** (len(self.widths) - 1)
+
+    @property
+    def least_weights(self) -> int:
+        """Weights of the stem and of the encoder's second convolutions alone: known before there is a model, and a good
+        part of it."""
+        second = sum(n * width**2 for n, width in zip(self.blocks, self.widths, strict=True))
+        return 27 * (second + self.stem_stride**3 * self.widths[0])
 
     def to_dict(self) -> dict:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}

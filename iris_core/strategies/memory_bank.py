@@ -12,9 +12,9 @@ def known_classes(bank: MemoryBank, training: dict) -> dict[str, dict]:
     """'Dataset/class' → {updates, spacing_mm, scheme} of every class that can be asked for."""
     found = {}
     for key, count in sorted(bank.counts.items()):
-        dataset, name = key.split("/", 1)
+        dataset, _, name = key.partition("/")
         seen = training.get("datasets", {}).get(dataset, {})
-        if "scheme" in seen and name in seen["classes"]:
+        if "scheme" in seen and name in seen.get("classes", {}):
             found[key] = {"updates": count, "spacing_mm": seen["classes"][name], "scheme": seen["scheme"]}
     return found
 

@@ -1,10 +1,10 @@
 """Names and colours of labels in a file beside the mask: ITK-SNAP's label description, or nnU-Net's dataset.json."""
 
-import json
 import re
 from pathlib import Path
 
 from iris_core.case import InputError
+from iris_core.checkpoint import parse_json
 from nnunet_adapters.headers import ending
 from nnunet_adapters.masks.mask import MAX_TEXT_BYTES, Described, check_names
 
@@ -65,9 +65,9 @@ def _snap(path: Path) -> Described:
 def _dataset(path: Path) -> dict[int, str]:
     """Names of plain labels; nnU-Net's regions, which are lists of labels, give none."""
     try:
-        labels = json.loads(_text(path))["labels"].items()
+        labels = parse_json(_text(path))["labels"].items()
         old = {int(k): str(v) for k, v in labels if k.isdecimal()}  # of nnU-Net 1 and the Decathlon
         names = old or {v: k for k, v in labels if type(v) is int}
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f'{path}: must give "labels" as nnU-Net does, name → label ({error!r}); correct it') from error
     return check_names(path, {value: name for value, name in names.items() if value})

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from iris_core.case import InputError
+from nnunet_adapters.dicom_lengths import check_lengths
 from nnunet_adapters.voxels import series_files
 
 DICOM_ENDINGS = (".dcm", ".ima")
@@ -37,7 +38,7 @@ def kind_of(path: Path) -> str:
     kind = str(opened(path, headers_only=True).get("SOPClassUID", ""))
     if kind not in KINDS:
         raise InputError(
-            f"{path}: a mask in DICOM must be a segmentation (SEG) or an RTSTRUCT, got {kind or 'neither'}"
+            f"{path}: a mask in DICOM must be a segmentation (SEG) or an RTSTRUCT, got {kind[:64] or 'neither'}"
         )
     return KINDS[kind]
 
@@ -51,6 +52,7 @@ def opened(path: Path, headers_only: bool = False):
         raise InputError(f"{path}: no such file")
     if path.stat().st_size > MAX_FILE_BYTES:
         raise InputError(f"{path}: a mask in DICOM must have {MAX_FILE_BYTES / 2**30:.0f} GiB at most")
+    check_lengths(path)
     try:
         if read_file_meta_info(path).get("TransferSyntaxUID") == DEFLATED:
             raise InputError(f"{path}: must not be deflated as a whole; save it as Explicit VR Little Endian")

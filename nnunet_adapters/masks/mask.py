@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from unicodedata import category
 
 import numpy as np
 
@@ -43,8 +44,12 @@ def found(labels: np.ndarray, structures: Sequence[Structure]) -> list[Structure
 
 
 def check_names(path, names: dict[int, str]) -> dict[int, str]:
-    """The names, if they are all different and not empty."""
-    wrong = [name for name, count in Counter(names.values()).items() if count > 1 or not name]
+    """The names, if they are all different, not empty, and text of one line that every format can hold."""
+    if strange := [name for name in names.values() if any(category(c) in ("Cc", "Cs") for c in name)]:
+        raise InputError(
+            f"{path}: the name of a structure must be text of one line, got {strange[0][:80]!r}; rename it there"
+        )
+    wrong = [name for name, count in Counter(names.values()).items() if count > 1 or not name.strip()]
     if wrong:
         raise InputError(
             f"{path}: every structure must have a name of its own, found none or twice: {wrong[:5]}; rename them there"

@@ -15,7 +15,7 @@ from iris_core.checkpoint import write_atomically
 from iris_core.geometry import extent
 from nnunet_adapters.headers import check_header, itk_affine
 from nnunet_adapters.masks.mask import Mask, Structure, check_names, found, refuse_overlap, smallest
-from nnunet_adapters.voxels import grid_of, itk_image, read_itk
+from nnunet_adapters.voxels import grid_of, itk_fields, itk_image, read_itk
 
 MAX_LAYERS = 256
 MAX_VALUE = 2**16 - 1  # of a label; Slicer counts them from 1
@@ -59,7 +59,7 @@ def read(path: Path, scan: Case) -> Mask:
 
 def _segments(path: Path, image) -> list[Segment]:
     """The segments that the header describes. Before Slicer 4.11 each had a layer of its own, with the value 1."""
-    fields = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys() if key.startswith("Segment")}
+    fields = {key: value for key, value in itk_fields(image).items() if key.startswith("Segment")}
     numbers = sorted(int(match[1]) for match in map(SEGMENT.fullmatch, fields) if match)
     if not numbers:
         raise InputError(f"{path}: must name its segments (Segment0_ID …), found none; a plain mask ends in .nrrd")

@@ -43,7 +43,9 @@ def test_a_drawing_is_what_the_viewer_sends_or_an_error(tmp_path):
     cut = tmp_path / "cut.nii.gz"
     cut.write_bytes((tmp_path / "good.nii.gz").read_bytes()[:-20])
     (tmp_path / "text.nii.gz").write_text("no scan")
-    for name in ("cut", "text"):
+    data = (tmp_path / "good.nii.gz").read_bytes()
+    (tmp_path / "damaged.nii.gz").write_bytes(data[:40] + b"\xff" * 300 + data[340:])  # zlib has an error of its own
+    for name in ("cut", "text", "damaged"):
         with pytest.raises(InputError):
             read_drawing(tmp_path / f"{name}.nii.gz", SHAPE, 1)
 

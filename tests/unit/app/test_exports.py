@@ -1,6 +1,10 @@
 """What can be taken away from a result: tables, archives, pictures, surfaces."""
 
+import csv
+import json
 import zipfile
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import plotly.graph_objects as go
@@ -8,9 +12,14 @@ import pytest
 from conftest import ball
 from PIL import Image
 
+from app import report
+from app.commands import atlas
 from app.exports import archive, preview, write_html
 from app.viewers.colours import colour
 from iris_core.case import InputError
+from nnunet_adapters import new_dataset
+from nnunet_adapters.cells import FORMULA
+from nnunet_adapters.statistics import write_statistics
 
 
 def test_an_archive_holds_names_without_folders(tmp_path):
@@ -48,3 +57,26 @@ def test_the_surfaces_need_no_network(tmp_path):
     text = (tmp_path / "a.html").read_text("utf-8")
     assert len(text) > 1_000_000
     assert "<script src=" not in text.replace("'", '"')
+
+
+HOSTILE = ["=1+1", "+cmd|' /C calc'!A0", "-2", "@SUM(A1)", "\t=1", "＝1"]
+
+
+def test_names_are_no_formulas_in_any_table(tmp_path):
+    """In the page's statistics, an evaluation's values, an atlas and the cases of a new dataset; numbers stay."""
+    write_statistics([{"name": n, "mean": -1.5, "scan": n} for n in HOSTILE], tmp_path / "a.csv", tmp_path / "a.json")
+    score = {"query": "=q", "references": ["=r"], "dice": {n: 0.5 for n in HOSTILE}, "surface_dice": {}, "seconds": 1}
+    report._write_csv({"results": [{"strategy": "auto", "pool": 0, "per_case": [score]}]}, tmp_path / "b.csv")
+    neighbours = {f"D/{n}": [(f"=E/{n}", -0.5)] for n in HOSTILE}
+    atlas._write_csv(SimpleNamespace(neighbours=neighbours), tmp_path / "c.csv")
+    scans = [Path(f"{n.replace('/', '')}.nii.gz") for n in HOSTILE]
+    cases = [new_dataset.Labelled(s, list, {"=a": -0.5}, "=b") for s in scans]
+    text = new_dataset._table(cases, dict(zip(scans, HOSTILE, strict=True)), ["=a"])
+    (tmp_path / "d.csv").write_text(text, "utf-8", newline="")
+    for path in sorted(tmp_path.glob("*.csv")):
+        with open(path, newline="", encoding="utf-8") as file:
+            cells = [cell for row in csv.reader(file) for cell in row]
+        assert {"'" + n for n in HOSTILE} <= set(cells), path
+        numbers = {cell for cell in cells if cell.startswith(FORMULA)}
+        assert numbers <= {"-1.5", "-0.5"}, path
+    assert json.loads((tmp_path / "a.json").read_text("utf-8"))[0]["name"] == HOSTILE[0]

@@ -14,6 +14,7 @@ import SimpleITK as sitk
 from conftest import ball, write_nifti
 
 from app.cli import main
+from nnunet_adapters import new_dataset
 
 # nnUNetv2_train would import every trainer, and for one of them timm and a torchvision that fits torch.
 TRAINING = """
@@ -141,3 +142,11 @@ def test_nnunet_plans_preprocesses_and_trains_an_epoch(scan, eager_weights, tmp_
     run(programs / "nnUNetv2_plan_and_preprocess", *planning)
     run(sys.executable, "-c", TRAINING, tmp_path / "nnUNet_preprocessed" / "Dataset123_Ball")
     assert list((tmp_path / "nnUNet_results").rglob("checkpoint_final.pth"))
+
+
+def test_a_case_whose_name_begins_like_a_formula_is_known_again(tmp_path):
+    scan = tmp_path / "-a.nii.gz"
+    (tmp_path / "new").mkdir()
+    text = new_dataset._table([new_dataset.Labelled(scan, list)], new_dataset.case_names([scan]), [])
+    (tmp_path / "new" / new_dataset.TABLE).write_text(text, "utf-8", newline="")
+    assert new_dataset._former(tmp_path / "new") == {"-a"}

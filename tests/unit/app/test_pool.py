@@ -120,3 +120,24 @@ def test_segment_takes_a_pool(dataset, tiny_weights, scan, tmp_path, capsys):
         entry = json.loads((tmp_path / strategy / "run.json").read_text())["results"]["scan.nii.gz"]
         assert entry["classes"] == {"1": "ball", "4": "core"}
         assert set(entry["confidence"]) == {"ball", "core"}
+
+
+def test_a_descriptor_that_is_none_is_made_again(dataset, service, tmp_path):
+    folder = tmp_path / "pool"
+    good = service.pool(dataset, folder, "auto")
+    index = json.loads((folder / "pool.json").read_text())
+    for descriptor in ("NaN", "1e300", "[1]", '"a"', "9" * 400):
+        index["cases"]["case0"]["descriptor"][3] = "HERE"
+        (folder / "pool.json").write_text(json.dumps(index).replace('"HERE"', descriptor))
+        assert torch.equal(service.pool(dataset, folder, "auto")[0].descriptor, good[0].descriptor)
+
+
+OTHER = {"dataset": "Dataset901_Balls", "spacing_mm": 10**400, "cases": {}}
+LISTED = OTHER | {"spacing_mm": 1, "cases": {"case0": ["source", "descriptor"]}}
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, json.dumps(OTHER), json.dumps(LISTED)], ids=["deep", "huge", "lists"])
+def test_an_index_of_another_form_is_refused(dataset, service, tmp_path, text):
+    (tmp_path / "pool.json").write_text(text)
+    with pytest.raises(InputError, match=r"pool\.json: not usable"):
+        service.pool(dataset, tmp_path, "auto")

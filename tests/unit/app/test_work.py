@@ -1,6 +1,7 @@
 """The page's runs: masks are those of `iris segment`; everything the viewers and the downloads need is there."""
 
 import csv
+import gzip
 import json
 import shutil
 import zipfile
@@ -10,6 +11,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from dicom_files import write_series
 from pydicom import dcmread
 
@@ -117,6 +119,33 @@ def test_dicom_in_gives_dicom_out_too(service, sample, tmp_path):
     assert [path.name for path in result.masks] == ["ct 7.nii.gz"] and result.queries[0].uploads == (archive,)
     seg = next(path for path in result.extras if path.name == "ct 7.seg.dcm")
     assert dcmread(seg).Modality == "SEG"
+
+
+def unpacked(path: Path) -> bytes:
+    """All bytes of a file, those inside its compression."""
+    data = path.read_bytes()
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path) as packed:
+            return b"".join(map(packed.read, packed.namelist()))
+    return gzip.decompress(data) if path.suffix == ".gz" else data
+
+
+@pytest.mark.parametrize("ending", ["nii.gz", "nrrd", "mha", "zip"])
+def test_nothing_that_is_taken_away_names_a_folder_of_the_server(service, sample, tmp_path, ending):
+    query = tmp_path / f"a patient.{ending}"
+    if ending == "zip":
+        with zipfile.ZipFile(query, "w") as packed:
+            for file in write_series(tmp_path / "dicom").iterdir():
+                packed.write(file, file.name)
+    else:
+        scan = sitk.ReadImage(str(sample / "query.nii.gz"))
+        plain = sitk.GetImageFromArray(sitk.GetArrayFromImage(scan))
+        sitk.WriteImage(plain, str(query))
+    result = run(service, tmp_path, ask(sample, [query], confidence=False), quiet)
+    assert result.masks and len(result.extras) >= 4
+    for path in (*result.masks, *result.extras):
+        for folder in (tmp_path, sample):
+            assert str(folder).encode() not in unpacked(path), path
 
 
 def test_classes_are_counted_in_order_whatever_their_values(service, sample, tmp_path):

@@ -1,5 +1,10 @@
 """Small parts: intensities, the memory bank, combining tasks, checkpoints, metrics."""
 
+import json
+import resource
+import shutil
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +17,7 @@ from iris_core.evaluation.protocol import Score, draw_pairs, draw_pools, summari
 from iris_core.intensity import detect_scheme, normalise
 from iris_core.model.iris import PRESETS, Iris
 from iris_core.model.task_encoder import Task
+from iris_core.strategies.memory_bank import known_classes
 
 
 def a_task(k=2, n=5) -> Task:
@@ -75,6 +81,63 @@ def test_a_long_memory_is_thinned_evenly():
     assert short.memory_keys.shape[1] == short.memory_masks.shape[2] <= POSITIONS
     assert torch.equal(short.memory_keys[:, 1], task.memory_keys[:, 3])
     assert thinned(short) is short
+
+
+RECORDS = ["1", "[]", '{"datasets": 1}', '{"datasets": {"D": 1}}', '{"datasets": {"D": {"classes": {"a": "x"}}}}']
+RECORDS += ['{"datasets": {"D": {"classes": {"a": NaN}}}}', '{"datasets": {"D": {"scheme": "mri"}}}', "[" * 100_000]
+RECORDS += ['{"datasets": {"D": {"train": [[]]}}}', '{"datasets": {"D": {"val": 1}}}']
+
+
+@pytest.mark.parametrize("text", RECORDS)
+def test_a_training_record_of_another_form_is_refused(tiny_weights, tmp_path, text):
+    folder = shutil.copytree(tiny_weights, tmp_path / "weights")
+    (folder / "training.json").write_text(text)
+    with pytest.raises(InputError, match="not usable as Iris weights"):
+        checkpoint.load(folder)
+
+
+def test_classes_without_sizes_are_not_offered(tiny_weights):
+    bank = MemoryBank()
+    bank.update(["D/a", "lonely"], a_task())
+    assert known_classes(bank, {"datasets": {"D": {"scheme": "ct"}}}) == {}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"attention_layers": 400_000}, {"blocks": [1, 10**6, 1]}, {"widths": [8, 10**6, 16]}, {"query_tokens": 10**9},
+        {"widths": [8, 4096, 4096]},
+        {"widths": [1] * 10**5, "blocks": [1] * 10**5}, {"memory_width": -1}, {"heads": 0}, {"window": 1e9},
+        {"stem_stride": 0}, {"stem_stride": 256, "window": 1024},
+        {"widths": 8}, {"widths": [True, 64, 16]}, {"prototype_width": "8"},
+    ],
+    ids=",".join,
+)  # fmt: skip
+def test_a_configuration_of_another_model_takes_neither_time_nor_memory(tiny_weights, tmp_path, change):
+    folder = shutil.copytree(tiny_weights, tmp_path / "weights")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    started = time.process_time()
+    with pytest.raises(InputError, match="not usable as Iris weights"):
+        checkpoint.load(folder)
+    assert time.process_time() - started < 3
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 8 * 2**20  # KiB
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_model_has_no_fewer_weights_than_its_configuration_says(preset):
+    model = Iris(PRESETS[preset])
+    whole = sum(part.numel() for part in model.state_dict().values())
+    assert whole / 8 < model.config.least_weights < whole
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path):
+    model = Iris(PRESETS["tiny"])
+    with torch.no_grad():
+        model.mask_decoder.bias.fill_(float("nan"))
+    checkpoint.save(tmp_path, model, MemoryBank(), {})
+    with pytest.raises(InputError, match="finite numbers"):
+        checkpoint.load(tmp_path)
 
 
 def test_a_checkpoint_survives_and_a_damaged_one_is_refused(tmp_path):

@@ -163,3 +163,12 @@ def test_big_endian_nifti_is_read(tmp_path):
     )
     nibabel.save(image, tmp_path / "scan.nii")
     assert read_scan(tmp_path / "scan.nii").image[2, 3, 4] == 59
+
+
+@pytest.mark.parametrize("name, line", [("scan.mha", b"Comm\xffnt = a\n"), ("scan.mha", b"Comment = \xff\n")])
+def test_a_header_with_text_that_is_no_utf_8_is_read_and_its_mask_written(tmp_path, name, line):
+    header = META.replace("\n", "\n", 1).encode()
+    (tmp_path / name).write_bytes(header + line + b"ElementDataFile = LOCAL\n" + bytes(512))
+    labels = np.ones(read_scan(tmp_path / name).image.shape, np.int32)
+    write_mask(labels, tmp_path / name, tmp_path / "mask.mha")
+    assert (read_scan(tmp_path / "mask.mha").image == 1).all()

@@ -115,3 +115,11 @@ def test_names_that_do_not_fit_the_files_are_refused(folder):
     (folder / "names.json").write_text(json.dumps(names))
     with pytest.raises(InputError, match=r"names\.json.*man_heart"):
         open_label_maps(folder)
+    (folder / "names.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match=r"names\.json.*too deep"):
+        open_label_maps(folder)
+    names = json.loads(json.dumps(names | {"man_heart.nii.gz": names["man_knee.nii.gz"]}))
+    names["man_heart.nii.gz"]["spacing_mm"] = [10**400] * 3
+    (folder / "names.json").write_text(json.dumps(names))
+    with pytest.raises(InputError, match=r"names\.json: must give"):
+        open_label_maps(folder)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from iris_core.case import Case, InputError, plain_classes
-from iris_core.data.cache import is_current, read_case, write_case
+from iris_core.data.cache import is_current, read_case, read_index, write_case
 from iris_core.data.episodes import EpisodeDataset
 from iris_core.evaluation.protocol import Draw, evaluate
 from iris_core.model.iris import PRESETS
@@ -129,3 +129,57 @@ def test_the_cache_is_no_finer_than_tasks_ask_for(tmp_path):
     assert np.allclose(extents, (60, 60, 120))
     volume = (cached.labels == 5).sum() * np.prod(cached.spacing_mm)
     assert volume == pytest.approx((labels == 5).sum() * 0.4, rel=0.03)
+
+
+DEEP = "[" * 100_000
+GOOD = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "ball": 1, "core": 4}, "file_ending": ".nii.gz"}
+OTHER_FORMS = {
+    "a number": "1",
+    "too deep": DEEP,
+    "an ending that is a number": GOOD | {"file_ending": 5},
+    "channels in a list": GOOD | {"channel_names": ["MRI"]},
+    "a channel that is a number": GOOD | {"channel_names": {"0": 1.5}},
+    "labels in a list": GOOD | {"labels": [["ball", 1]]},
+    "a label that is an object": GOOD | {"labels": {"background": 0, "ball": {}}},
+    "a label that is none": GOOD | {"labels": {"background": [], "ball": 1}},
+    "a label of two lines": GOOD | {"labels": {"background": 0, "ball\nof wool": 1}},
+    "a label beyond 32 bits": GOOD | {"labels": {"background": 0, "ball": 2**40}},
+    "regions without order": GOOD | {"labels": {"background": 0, "ball": [1, 4]}},
+    "an order that is none": GOOD | {"labels": {"background": 0, "ball": [1, 4]}, "regions_class_order": ["x"]},
+    "files in a list": GOOD | {"dataset": [1]},
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_FORMS)
+def test_descriptions_of_another_form_are_refused(raw_data, tmp_path, kind):
+    shutil.copytree(raw_data / "Dataset901_Balls", tmp_path / "Dataset901_Balls")
+    form = OTHER_FORMS[kind]
+    (tmp_path / "Dataset901_Balls" / "dataset.json").write_text(form if isinstance(form, str) else json.dumps(form))
+    with pytest.raises(InputError, match=r"dataset\.json: "):
+        open_dataset("901", tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[1]", "3", DEEP, "\xff", "{"])
+def test_patients_of_another_form_are_refused(raw_data, tmp_path, text):
+    shutil.copytree(raw_data / "Dataset901_Balls", tmp_path / "Dataset901_Balls")
+    (tmp_path / "Dataset901_Balls" / "patients.json").write_text(text, "latin-1")
+    with pytest.raises(InputError, match=r"patients\.json: must be JSON"):
+        open_dataset("901", tmp_path)
+
+
+FOLDS = ["{}", "1", "[]", "[1]", "[{}]", DEEP, '[{"train": []}]', '[{"train": 1, "val": 2}]', '["train"]']
+FOLDS += ['[{"train": [[]], "val": []}]', '[{"train": {"case0": 1}, "val": []}]', '[{"train": "case0", "val": []}]']
+
+
+@pytest.mark.parametrize("text", FOLDS)
+def test_splits_of_another_form_are_refused(raw_data, tmp_path, text):
+    (tmp_path / "splits_final.json").write_text(text)
+    with pytest.raises(InputError, match=r"splits_final\.json: must be JSON, a list of folds"):
+        split(open_dataset("901", raw_data), tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"datasets": 1}', DEEP])
+def test_a_cache_with_another_index_is_refused(tmp_path, text):
+    (tmp_path / "cache.json").write_text(text)
+    with pytest.raises(InputError, match=r"cache\.json: not usable"):
+        read_index(tmp_path)

@@ -225,3 +225,36 @@ def test_results_that_cannot_be_written_leave_nothing(series, scan, tmp_path, fo
         with pytest.raises(InputError, match=match):
             WRITERS[format](labels, like, STRUCTURES, output)
     assert not output.parent.exists()
+
+
+@pytest.mark.parametrize("name", ["", " \t", "liver\nspleen", "a\x00b", "\x1b[31mred", "\ud800"])
+def test_names_that_are_no_line_of_text(scan, tmp_path, name):
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"background": 0, name: 1}}))
+    with pytest.raises(InputError, match=r"dataset\.json: .*(one line|name of its own)"):
+        read_reference(*scan)
+
+
+@pytest.mark.parametrize("name", ["🫀 сердце", "=1+1", "<b>", "a/b", "..", "\u202eevil"])
+def test_names_that_are_odd_but_text_are_kept(scan, tmp_path, name):
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"background": 0, name: 1}}))
+    assert [c.name for c in read_reference(*scan).classes] == [name]
+
+
+def test_a_segments_field_that_is_no_utf_8_is_none(tmp_path):
+    path = segments(tmp_path / "a.seg.nrrd")
+    path.write_bytes(path.read_bytes().replace(b"Segment0_ID", b"Segment0_I\xff"))
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4), np.float32), np.diag([-1.0, -1, 1, 1])), tmp_path / "scan.nii")
+    refused(tmp_path / "scan.nii", path, "must name its segments")
+
+
+@pytest.mark.filterwarnings("ignore:The value length")
+def test_messages_are_short_whatever_they_quote(series, tmp_path):
+    path = broken(series, tmp_path, "rtstruct", lambda d: setattr(d, "SOPClassUID", "1." * 30_000))
+    with pytest.raises(InputError, match="must be a segmentation") as raised:
+        format_of(path)
+    assert len(str(raised.value)) < 500 + len(str(path))
+    (tmp_path / "dataset.json").write_bytes(b'{"labels": "' + b"\xff" * 100_000)
+    nibabel.save(nibabel.Nifti1Image(np.ones(SHAPE, np.uint8), read_scan(series).affine), tmp_path / "mask.nii")
+    with pytest.raises(InputError, match=r"dataset\.json") as raised:
+        read_reference(series, tmp_path / "mask.nii")
+    assert len(str(raised.value)) < 3000
