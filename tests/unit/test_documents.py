@@ -169,7 +169,7 @@ def site(tmp_path_factory) -> Path:
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("no mkdocs: pip install '.[docs]'")
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
-    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=300)
     assert built.returncode == 0, built.stdout + built.stderr
     return folder
 
