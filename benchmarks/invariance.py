@@ -30,6 +30,7 @@ from nnunet_adapters.images import read_reference, read_scan
 
 SAMPLES = Path(__file__).parents[1] / "app" / "samples"
 EDGE = 6  # voxels that are cut off or put on at each side
+NOWHERE = -1  # what a label is where a variant has no voxel: not compared
 
 Variant = tuple[str, Case, Callable[[np.ndarray], np.ndarray]]  # group, query, labels → labels on the plain grid
 
@@ -85,7 +86,11 @@ def placed(query: Case) -> Iterator[Variant]:
     moved = query.affine.copy()
     moved[:3, 3] += query.affine[:3, :3] @ before
     whole = [(b, b) for b in before]
-    yield "cropped", replace(query, image=query.image[inner], affine=moved), lambda labels: np.pad(labels, whole)
+    yield (
+        "cropped",
+        replace(query, image=query.image[inner], affine=moved),
+        lambda labels: np.pad(labels, whole, constant_values=NOWHERE),
+    )
     moved = query.affine.copy()
     moved[:3, 3] -= query.affine[:3, :3] @ ([EDGE] * 3)
     middle = tuple(slice(EDGE, -EDGE) for _ in range(3))
@@ -107,7 +112,8 @@ def threads(number: int):
 
 def compare(plain: np.ndarray, other: np.ndarray) -> tuple[int, float]:
     """Voxels that differ, least Dice of a structure."""
-    return int((plain != other).sum()), min(dice(plain == v, other == v) for v in np.unique(plain) if v)
+    plain = np.where(other == NOWHERE, NOWHERE, plain)
+    return int((plain != other).sum()), min(dice(plain == v, other == v) for v in np.unique(plain) if v > 0)
 
 
 def measure(service: Service, sample: str) -> Iterator[tuple[str, int, float]]:
