@@ -264,7 +264,7 @@ def archive(path: Path, rng: Random) -> str:
         files[one] = dicom_bytes(files[one], path, rng)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
         for name, data in files.items():
-            packed.writestr("folder/" * (kind == "folders") + name.replace("\0", "0"), data)
+            packed.writestr("folder/" * (kind == "folders") + name.replace("\0", "0")[:9000], data)
         if kind == "twice":
             packed.writestr("again.dcm", files[one])
     if kind == "lies":
