@@ -17,7 +17,7 @@ from iris_core.geometry import extent
 from iris_core.prediction import Prediction
 from nnunet_adapters.headers import ending
 from nnunet_adapters.images import stem, write_mask
-from nnunet_adapters.masks import ENDINGS, FROM_DICOM, WRITERS, dicom_seg, nifti
+from nnunet_adapters.masks import ENDINGS, FROM_DICOM, WRITERS, nifti
 from nnunet_adapters.masks.mask import Colour, Structure
 
 ORANGE = (230, 159, 0)
@@ -106,11 +106,7 @@ def write(
     structures = wanted.structures(task)
     said = {}
     if wanted.format != "query":
-        try:
-            WRITERS[wanted.format](labels, query, structures, output)
-        except InputError:
-            output.unlink(missing_ok=True)  # a former run's would not belong to these labels
-            raise
+        _write_as(wanted.format, labels, query, structures, output)
     else:
         write_mask(labels, query, output, structures)
         if query.is_dir():
@@ -120,14 +116,22 @@ def write(
     return said
 
 
+def _write_as(format: str, labels: np.ndarray, query: Path, structures: list[Structure], output: Path) -> None:
+    """A mask in a format that may not hold it; then a former run's, which would not belong to these labels, goes."""
+    try:
+        WRITERS[format](labels, query, structures, output)
+    except InputError:
+        output.unlink(missing_ok=True)
+        raise
+
+
 def _dicom_seg_beside(labels: np.ndarray, query: Path, structures: list[Structure], output: Path) -> dict:
     """The DICOM-SEG beside a mask, which may fail alone."""
     seg = output.with_name(seg_name(output.name))
     try:
-        dicom_seg.write(labels, query, structures, seg)
+        _write_as("dicom-seg", labels, query, structures, seg)
         return {"dicom_seg": seg.name}
     except InputError as error:
-        seg.unlink(missing_ok=True)  # a former run's would not belong to this mask
         tqdm.write(f"iris: no {seg.name}: {error}", file=sys.stderr)
         return {"dicom_seg": None, "dicom_seg_error": str(error)}
 
