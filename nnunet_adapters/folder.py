@@ -153,7 +153,7 @@ def segment_queries(
                     finish(*last)
                 written = writer.submit(write, labels, query, output / name, task, wanted, prediction)
                 trust = confidence(case, labels, task)
-                entry = _entry(query, case, chosen, labels, trust, time.perf_counter() - started)
+                entry = entry_of(query, case, chosen, labels, trust, time.perf_counter() - started)
                 if wanted.statistics:
                     entry["statistics"] = statistics(case, labels, task.values, task.names, trust)
                 last = name, written, entry
@@ -183,9 +183,10 @@ def _ahead(reader: ThreadPoolExecutor, work: list[tuple[str, Path]]) -> Iterator
     yield from waiting
 
 
-def _entry(
-    query: Path, case: Case, chosen: Chosen, labels: np.ndarray, trust: dict[str, float], seconds: float
+def entry_of(
+    query: Path | str, case: Case, chosen: Chosen, labels: np.ndarray, trust: dict[str, float], seconds: float
 ) -> dict:
+    """What run.json says of one query."""
     task = chosen.embedding
     return {
         "query": str(query),

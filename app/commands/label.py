@@ -51,7 +51,7 @@ class Label(Shown):
             self.output / "masks",
         )
         wanted = Wanted("nii.gz", colour=lambda index, name: colour(names.index(name)))
-        kept = masks, self.continue_, self.report(service)
+        kept = masks, self.continue_, self.report(service.checkpoint.sha256)
         code = segment_queries(service.predict, plan, trust, queries, self.shown, *kept, wanted=wanted)
         results = former_results(masks)
         if not results:

@@ -40,10 +40,15 @@ class Encode(Shown):
 class Segment(Shown):
     """Segment queries as the references show. Each result lies on its query's own grid and is named after it."""
 
-    query: tuple[Path, ...] = tyro.MISSING
-    """Scans, or folders of scans."""
+    query: tuple[Path, ...] = ()
+    """Scans, or folders of scans. They, references and the output may be addresses: s3://, gs://, hf://, file://."""
+    manifest: str | None = None
+    """Instead of --query a CSV or Parquet file, a row a query. Columns: query; and where they are wanted output, below
+    --output; reference and mask, or task. See docs/scale.md."""
     output: Path = tyro.MISSING
     """Folder for the masks and run.json."""
+    engine: str = "local"
+    """Of a manifest or of addresses: local, this process; ray, a Ray cluster on this machine; or ray:ADDRESS."""
     continue_: Annotated[bool, tyro.conf.arg(name="continue")] = False
     """Leave results that exist already."""
     num_parts: int = 1
@@ -67,25 +72,30 @@ class Segment(Shown):
     """Also write statistics.csv and .json: volume, intensities, extent, diameter, surface of each structure."""
 
     def run(self) -> int:
+        from app.archive.archive import is_archive, segment_archive
         from app.service import Service
         from nnunet_adapters.folder import Part, expand_queries, segment_queries
 
+        if is_archive(self):
+            return segment_archive(self)
+        if not self.query:
+            raise InputError("name the scans to segment: --query, or --manifest")
         part = Part(self.part_id, self.num_parts)
         service = Service(self.weights, self.device)
         queries = expand_queries(self.query, self.shown)
         references = self.references()
-        wanted = self._wanted(references)
+        wanted = self.wanted(references)
         plan = self.plan(service, references)
         judges = self.judges(references) if self.confidence else []
 
         def confidence(query, labels, embedding):
             return service.confidence(judges, query, labels, embedding)
 
-        kept = self.output, self.continue_, self.report(service), part, wanted
+        kept = self.output, self.continue_, self.report(service.checkpoint.sha256), part, wanted
         return segment_queries(service.predict, plan, confidence, queries, self.shown, *kept)
 
-    def _wanted(self, references: list):
-        """Colours are those of the references' masks, else the viewers'."""
+    def wanted(self, references: list):
+        """How masks are to be written. Colours are those of the references' masks, else the viewers'."""
         from app.viewers.colours import colour
         from nnunet_adapters.outputs import Wanted
 

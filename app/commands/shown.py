@@ -66,13 +66,13 @@ class Shown:
         """The files that show the task: no query, and to be left as they are."""
         return (*self.reference, *self.mask, *map(Path, self.task))
 
-    def report(self, service) -> dict:
+    def report(self, weights_sha256: str) -> dict:
         """What run.json says of a run besides its results."""
         return {
             "command": ["iris", *sys.argv[1:]],
             "version": __version__,
             "weights": self.weights,
-            "weights_sha256": service.checkpoint.sha256,
+            "weights_sha256": weights_sha256,
             "strategy": self.strategy,
             "references": [str(path) for path in self.reference],
             "masks": [str(path) for path in self.mask],
