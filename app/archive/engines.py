@@ -1,6 +1,7 @@
 """Where the rows of an archive are worked on. An engine takes them as files of rows, and yields their records."""
 
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from app.commands.segment import Segment
 
 BATCH = 16  # rows that an actor takes at once; of a short manifest less, so that all have work
+READING = 0.1  # of a CPU, left by each actor to what reads the rows
 
 
 def local(command: "Segment", files: list[str], number: int) -> Iterator[dict]:
@@ -38,21 +40,27 @@ def ray(command: "Segment", files: list[str], number: int) -> Iterator[dict]:
     if Path(command.weights).is_dir():  # an actor has another working folder
         command = replace(command, weights=str(Path(command.weights).absolute()))
     address = command.engine.partition(":")[2] or None
-    ray.init(address, log_to_driver=False, **({} if address else {"include_dashboard": False}))
+    ray.init(address, log_to_driver=False, logging_level="error", **({} if address else {"include_dashboard": False}))
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     try:
         resources = ray.cluster_resources()
-        unit, actors = ("num_gpus", resources["GPU"]) if resources.get("GPU") else ("num_cpus", resources["CPU"])
-        actors = max(1, int(actors))
+        actors = max(1, int(resources.get("GPU") or resources["CPU"]))
+        share = {"num_gpus": 1} if resources.get("GPU") else {"num_cpus": 1 - READING}
         batch = max(1, min(BATCH, number // (4 * actors)))
-        rows = ray.data.read_parquet(files, filesystem=_file_system(files[0]))
-        found = rows.repartition(target_num_rows_per_block=batch).map_batches(
+        rows = ray.data.read_parquet(
+            files,
+            filesystem=_file_system(files[0]),
+            ray_remote_args={"num_cpus": READING},
+            override_num_blocks=-(-number // batch),
+        )
+        found = rows.map_batches(
             _Batches,
             fn_constructor_args=(command,),
             batch_size=None,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors),
-            **{unit: 1},
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),
+            **share,
         )
         for record in found.iter_rows():
             yield json.loads(record["record"])

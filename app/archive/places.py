@@ -35,6 +35,8 @@ def address(text: str | Path) -> str:
     if scheme not in SCHEMES:
         known = ", ".join(f"{s}://" for s in SCHEMES)
         raise InputError(f"{text}: an address must begin with {known}, or be a path; got {scheme}://")
+    if not rest.strip("/"):
+        raise InputError(f"{text}: must end in the name of a file or a folder")
     return f"/{rest}" if scheme == "file" else f"{scheme}://{rest}"
 
 
@@ -56,7 +58,7 @@ def within(folder: str, name: str) -> str:
 
 @contextmanager
 def _system(place: str) -> Iterator[tuple]:
-    """(file system, path in it) of an address. What goes wrong with them is an OSError or an InputError that names it.
+    """(file system, path in it) of an address. Raises FileNotFoundError, or an InputError that names it.
 
     Settings and credentials are the environment's (AWS_*, GOOGLE_*, HF_TOKEN), as each library documents.
     """
@@ -67,7 +69,7 @@ def _system(place: str) -> Iterator[tuple]:
     except ImportError as error:
         needed = DRIVERS[place.partition("://")[0]]
         raise InputError(f"{place}: needs a package that is not installed: pip install {needed}") from error
-    except (InputError, OSError):
+    except (InputError, FileNotFoundError):
         raise
     except Exception as error:  # each library raises its own
         raise InputError(f"{place}: cannot be reached: {type(error).__name__}: {error}") from error
@@ -162,8 +164,11 @@ def scans_in(places: tuple[str, ...]) -> list[str]:
         if not is_remote(place):
             found += [str(path) for path in expand_queries((Path(place),))]
             continue
-        with _system(place) as (system, path):
-            files = [] if system.isfile(path) else [e["name"] for e in system.ls(path, detail=True)]
+        try:
+            with _system(place) as (system, path):
+                files = [] if system.isfile(path) else [e["name"] for e in system.ls(path, detail=True)]
+        except FileNotFoundError as error:
+            raise InputError(f"{place}: no such file or folder") from error
         names = sorted(name for name in map(os.path.basename, files) if name and not name.startswith("."))
         scans = [name for name in names if is_scan(Path(name))]
         if scans and any(name.lower().endswith((".dcm", ".ima")) for name in names):

@@ -1,5 +1,7 @@
 """`iris train`."""
 
+import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -33,7 +35,10 @@ class Train:
     learning_rate: float = 4e-3
     seed: int = 0
     workers: int = 1
-    """Processes that make episodes."""
+    """Processes that make episodes, for each that learns from them."""
+    processes: int = 1
+    """Processes that share each batch, of which --batch must be a multiple; with GPUs one for each. The same as
+    torchrun --nproc-per-node N -m app.cli train …"""
     validate_every: int = 1000
     """Iterations between one-shot Dice on validation patients."""
     save_every: int = 200
@@ -53,11 +58,17 @@ class Train:
     """Training cache to use or to make; default OUTPUT/cache. Where there are no raw datasets it is enough."""
 
     def run(self) -> int:
+        import torch.distributed
+
+        if self.processes > 1 and not torch.distributed.is_torchelastic_launched():
+            launcher = "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.processes}"
+            os.execv(sys.executable, [sys.executable, *launcher, "-m", "app.cli", *sys.argv[1:]])
         from tqdm import tqdm
 
         from app.service import pick_device
         from iris_core.model.iris import PRESETS, without
         from iris_core.training.loop import TrainConfig, train
+        from iris_core.training.processes import together
         from nnunet_adapters.raw import prepare_training, splits_folder
         from weights import find_weights
 
@@ -74,17 +85,15 @@ class Train:
             save_every=self.save_every,
         )
         splits = splits_folder(self.splits, self.output)
-        index = prepare_training(
-            self.datasets,
-            self.label_maps,
-            self.raw_data,
-            self.channel,
-            splits,
-            cache,
-            lambda work: tqdm(work, "cache", unit="case"),
-        )
         start = find_weights(self.start_from) if self.start_from else None
         model = without(PRESETS[self.preset], *self.without)
-        train(cache, index, self.output, model, config, pick_device(self.device), self.resume, start)
+        data = self.datasets, self.label_maps, self.raw_data, self.channel, splits, cache
+        with together() as processes:
+            if processes.first:  # the others find the cache as it left it
+                prepare_training(*data, lambda work: tqdm(work, "cache", unit="case"))
+            processes.wait()
+            index = prepare_training(*data)
+            device = processes.device(pick_device(self.device))
+            train(cache, index, self.output, model, config, device, self.resume, start, processes)
         print(f"weights: {self.output}")
         return 0

@@ -1,40 +1,37 @@
 """The references whose image as a whole is most like the query: the baseline of object-level retrieval (paper)."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from iris_core.case import Case, InputError
-from iris_core.embeddings import shared_classes
+from iris_core.case import Case
 from iris_core.geometry import WorkingGrid, apply_matrices, oriented, window_shape
 from iris_core.intensity import normalise
 from iris_core.model.iris import Iris, precision
 from iris_core.strategies.base import Chosen, Given, Plan
 from iris_core.strategies.references import encode_all, mean_of
+from iris_core.strategies.search import Library
 
 
 def image_retrieval(given: Given) -> Plan:
     """All classes from the same references, nearest by the cosine of one descriptor an image."""
     given.require_references("image_retrieval")
     pool = encode_all(given)
-    shared_classes([known.embedding for known in pool])  # else a value would mean this or that, as the query is
+    classes = pool.classes()  # else a value would mean this or that, as the query is
     scheme = pool[0].embedding.scheme
-    images = [descriptor(given.model, reference, scheme) for reference in given.references]
-    for known in given.known:
-        if known.descriptor is None:
-            raise InputError(f"{known.name}: image_retrieval needs the reference's image, a task file has none")
-        images.append(known.descriptor)
-    images = torch.stack(images)
-    centre = images.mean(0)
+    if given.references:
+        shown = zip(pool, given.references, strict=False)  # the references come first
+        described = [replace(known, descriptor=descriptor(given.model, case, scheme)) for known, case in shown]
+        pool = Library([*described, *list(pool)[len(described) :]])
 
     def plan(query: Case) -> Chosen:
         if len(pool) == 1:
-            return Chosen(pool[0].embedding, dict.fromkeys(pool[0].embedding.names, pool[0].name))
-        near = F.cosine_similarity((descriptor(given.model, query, scheme) - centre)[None], images - centre)
-        best = near.argsort(descending=True)[: given.options.top_k].tolist()
-        chosen = mean_of([pool[i] for i in best])
-        note = ", ".join(f"{pool[i].name} ({near[i]:.3f})" for i in best)
+            return Chosen(pool[0].embedding, dict.fromkeys(classes, pool[0].name))
+        near = pool.looking_like(descriptor(given.model, query, scheme), given.options.top_k)
+        chosen = mean_of([pool.get(key) for key, _ in near])
+        note = ", ".join(f"{pool.get(key).name} ({cosine:.3f})" for key, cosine in near)
         return Chosen(chosen, dict.fromkeys(chosen.names, note))
 
     return plan

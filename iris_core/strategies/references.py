@@ -24,6 +24,7 @@ from iris_core.intensity import detect_scheme, normalise
 from iris_core.model.iris import Iris, precision
 from iris_core.registration import Lattice, Scan, show
 from iris_core.strategies.base import Given, Known
+from iris_core.strategies.search import Library
 
 PAPER_SPACING_MM = 1.5
 OVERVIEWS = (2, 4)  # × the working spacing. Ours
@@ -56,8 +57,13 @@ def shared_scale(
     return (geometric_mean(spacings) if spacings else PAPER_SPACING_MM), next(iter(schemes))
 
 
-def encode_all(given: Given) -> list[Known]:
-    """Every reference, at one working spacing and with one intensity scheme; then those that are known already."""
+def encode_all(given: Given) -> Library:
+    """Every reference, at one working spacing and with one intensity scheme; then those that are known already.
+
+    A pool on disk that is all there is stays there.
+    """
+    if not given.references and isinstance(given.known, Library):
+        return given.known
     encoded = []
     if given.references:
         spacing_mm, scheme = shared_scale(given.model, given.references, given.grid, given.scheme)
@@ -65,7 +71,7 @@ def encode_all(given: Given) -> list[Known]:
         given.progress(len(encoded), len(given.references))
         embedding = encode(given.model, reference, spacing_mm, scheme, given.grid == "auto")
         encoded.append(Known(reference.name, embedding))
-    return [*encoded, *given.known]
+    return Library([*encoded, *given.known])
 
 
 def mean_of(pool: Sequence[Known]) -> TaskEmbedding:

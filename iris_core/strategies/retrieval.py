@@ -1,9 +1,6 @@
 """For each structure of the query, the references whose structure is most like it (paper, section 3.5)."""
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from iris_core.case import Case
 from iris_core.embeddings import TaskEmbedding, context_ensemble, only
@@ -11,36 +8,39 @@ from iris_core.inference import segment
 from iris_core.strategies.base import Chosen, Given, Plan
 from iris_core.strategies.references import as_reference, encode, encode_all, mean_of
 
+MANY = 100  # references that stand for all that show a class. Ours: of so many the mean no longer moves
+
 
 def retrieval(given: Given) -> Plan:
     """Object-level retrieval: segment the query with one reference, drawn at random; re-encode what was found; for
     each class on its own take the references nearest by cosine, and decode with their mean.
 
-    A class that the first pass did not find takes all references that have it, and the notes say so.
+    A class that the first pass did not find takes all references that have it, of many MANY, and the notes say so.
     """
     given.require_references("retrieval")
     pool = encode_all(given)
-    first = pool[np.random.default_rng(given.options.seed).integers(len(pool))].embedding
-    everything = mean_of(pool)
+    classes = pool.classes()
+    first = pool[int(np.random.default_rng(given.options.seed).integers(len(pool)))].embedding
 
     def plan(query: Case) -> Chosen:
         if len(pool) == 1:
-            return Chosen(everything, dict.fromkeys(everything.names, pool[0].name))
+            return Chosen(mean_of(pool), dict.fromkeys(classes, pool[0].name))
         found = _seen_again(given, first, query)
         wanted: dict[int, list[str]] = {}
         notes = {}
-        for name in everything.names:
-            having = [i for i, known in enumerate(pool) if name in known.embedding.names]
+        for name in classes:
             if found is not None and name in found.names:
-                near = _cosine(found, [pool[i].embedding for i in having], name)
-                best = near.argsort(descending=True)[: given.options.top_k].tolist()
-                notes[name] = ", ".join(f"{pool[having[i]].name} ({near[i]:.3f})" for i in best)
-                having = [having[i] for i in best]
+                near = pool.like(name, found, given.options.top_k)
+                notes[name] = ", ".join(f"{pool.get(key).name} ({cosine:.3f})" for key, cosine in near)
+                keys = [key for key, _ in near]
             else:
-                notes[name] = f"not found by the first pass: all {len(having)} references"
-            for i in having:
-                wanted.setdefault(i, []).append(name)
-        chosen = context_ensemble([only(pool[i].embedding, names) for i, names in sorted(wanted.items())])
+                having = pool.having(name)
+                keys = having[:: -(-len(having) // MANY)]
+                some = "all" if keys == having else f"{len(keys)} of"
+                notes[name] = f"not found by the first pass: {some} {len(having)} references"
+            for key in keys:
+                wanted.setdefault(key, []).append(name)
+        chosen = context_ensemble([only(pool.get(key).embedding, names) for key, names in sorted(wanted.items())])
         return Chosen(chosen, notes)
 
     return plan
@@ -50,10 +50,3 @@ def _seen_again(given: Given, first: TaskEmbedding, query: Case) -> TaskEmbeddin
     """T of what the first pass finds in the query; None if it finds nothing."""
     shown = as_reference(query, segment(given.model, first, query), first)
     return encode(given.model, shown, first.spacing_mm, first.scheme, False) if shown.present() else None
-
-
-def _cosine(query: TaskEmbedding, pool: list[TaskEmbedding], name: str) -> Tensor:
-    """Similarity of one class's T between the query and each reference, around the mean of the references."""
-    vectors = torch.stack([e.task.tokens[0, e.names.index(name)].flatten() for e in (query, *pool)])
-    vectors = vectors - vectors[1:].mean(0) if len(pool) > 1 else vectors
-    return F.cosine_similarity(vectors[:1], vectors[1:])

@@ -4,29 +4,25 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from iris_core import checkpoint
 from iris_core.case import Case, InputError, LabelClass
 from iris_core.data.cache import class_spacings, read_case
-from iris_core.data.episodes import Episode, EpisodeDataset
+from iris_core.data.episodes import EpisodeDataset
 from iris_core.evaluation.protocol import Draw, draw_pairs, evaluate, summarise
-from iris_core.model.iris import Iris, IrisConfig, precision
-from iris_core.model.losses import matching_loss, segmentation_loss
-from iris_core.model.task_encoder import Task
+from iris_core.model.iris import Iris, IrisConfig
 from iris_core.strategies import Given
+from iris_core.training.learn import average_gradients, learn_one, learn_share, side_by_side
 from iris_core.training.log import Log
+from iris_core.training.processes import ALONE, Processes
 from iris_core.training.state import State, begin_with
 
 MOST_SPOILT = 10  # iterations in a row whose gradients are no numbers: each is left out, so many end the run
@@ -61,6 +57,7 @@ def train(
     device: torch.device,
     resume: bool = False,
     start_from: Path | None = None,
+    processes: Processes = ALONE,
 ) -> None:
     """Train on datasets of a cache and leave a checkpoint folder in ``output``.
 
@@ -69,8 +66,11 @@ def train(
     ``resume`` goes on from it, on a CPU with the same losses as a run that never stopped (schedule by iterations).
     start_from: a checkpoint folder whose weights the run begins with. log.csv and TensorBoard files lie beside it, and
     in output/average the exponential average of the weights, which is what is validated. An iteration whose gradients
-    are not finite changes nothing (bfloat16 on a GPU: one in 160, once).
+    are not finite changes nothing (bfloat16 on a GPU: one in 160, once). processes: those that share each batch, this
+    one's number among them; a run may go on with another number of them. The first alone writes.
     """
+    if config.batch % processes.of:
+        raise InputError(f"--batch must be a multiple of the {processes.of} processes, got {config.batch}")
     state_file = output / "state.safetensors"
     if state_file.exists() and not resume:
         raise InputError(f"{output}: holds a run already; pass --resume to go on, or another --output")
@@ -83,8 +83,10 @@ def train(
     if resume and state_file.exists():
         state.restore(state_file, config, index)
     episodes = EpisodeDataset(cache, index, model.config, config.seed, config.synthetic)
-    loader = iter(_loader(episodes, config, state.iteration))  # its workers begin at once
-    log, seen = Log(output, state.iteration), _seen(cache, index, model_config.window)
+    loader = iter(_loader(episodes, config, state.iteration, processes))  # its workers begin at once
+    log, seen = None, {}
+    if processes.first:
+        log, seen = Log(output, state.iteration), _seen(cache, index, model_config.window)
     started = time.monotonic() - state.elapsed
     bar = tqdm(
         total=None if config.minutes else config.iterations,
@@ -92,99 +94,62 @@ def train(
         unit="it",
         dynamic_ncols=True,
         smoothing=0.05,
+        disable=not processes.first,
     )
 
     spoilt = 0  # iterations in a row
-    with _StopSignal() as stop, _side_by_side(device) as pool:
+    stopped = False
+    with _StopSignal() as stop, side_by_side(device) as (pool, at_once):
         try:
             while state.iteration < config.iterations:
-                state.elapsed = time.monotonic() - started
+                state.elapsed, stopped = processes.agree(time.monotonic() - started, stop.received)
                 minutes = state.elapsed / 60
                 progress = minutes / config.minutes if config.minutes else state.iteration / config.iterations
-                if progress >= 1 or stop.received:
+                if progress >= 1 or stopped:
                     break
                 rate = _learning_rate(config, state.iteration, progress)
                 for group in state.optimiser.param_groups:
                     group["lr"] = rate
-                learnt = list(pool.map(partial(_learn, model, device), [next(loader) for _ in range(config.batch)]))
-                loss = sum(value for _, _, value, _ in learnt) / config.batch
-                norm = _average_gradients(model, [gradients for _, _, _, gradients in learnt], config.clip)
-                state.iteration += 1
-                for episode, _, _, _ in learnt:
-                    log.refused(state.iteration, episode.refused)
+                learn = partial(learn_one, model, device)
+                share, gradients = learn_share(pool, at_once, learn, loader, config.batch // processes.of)
+                norm = average_gradients(model, processes, gradients, config.batch, config.clip)
+                learnt = processes.gather(share)
+                state.iteration += 1  # from here on nothing waits for another process, which may have died
                 spoilt = 0 if math.isfinite(norm) else spoilt + 1
                 if not spoilt:
                     state.optimiser.step()
                     state.follow()
-                    for episode, task, _, _ in learnt:
-                        state.bank.update(episode.keys, task)
+                    for one in learnt:
+                        state.bank.update(one.keys, one.task)
                 state.optimiser.zero_grad(set_to_none=True)
 
-                bar.update()
-                speed = config.batch * state.iteration / (time.monotonic() - started)
-                left = f", {config.minutes - minutes:.0f} min left" if config.minutes else ""
-                bar.set_postfix_str(f"loss {loss:.3f}, {speed:.1f} episodes/s{left}")
-                log.write(state.iteration, loss=loss, rate=rate)
+                if log:
+                    loss = sum(one.loss for one in learnt) / config.batch
+                    bar.update()
+                    speed = config.batch * state.iteration / (time.monotonic() - started)
+                    left = f", {config.minutes - minutes:.0f} min left" if config.minutes else ""
+                    bar.set_postfix_str(f"loss {loss:.3f}, {speed:.1f} episodes/s{left}")
+                    for one in learnt:
+                        log.refused(state.iteration, one.refused)
+                    log.write(state.iteration, loss=loss, rate=rate)
                 if spoilt == MOST_SPOILT:
                     raise FloatingPointError(f"gradients of {spoilt} iterations in a row are not finite numbers")
-                if state.iteration % config.validate_every == 0:
+                if log and state.iteration % config.validate_every == 0:
                     log.write(state.iteration, **_validate(state.average, cache, index, config))
                     _checkpoint(output, state, seen, config)
-                if state.iteration % config.save_every == 0:
+                if log and state.iteration % config.save_every == 0:
                     state.save(state_file, config, index)
         finally:  # after an error too: the state may tell why, and the run goes on from it
             del loader  # ends the workers; while an error holds them, they end with the process
             bar.close()
-            log.close()
-            state.elapsed = time.monotonic() - started
-            state.save(state_file, config, index)
-        _checkpoint(output, state, seen, config)
-    if stop.received:
+            if log:
+                log.close()
+                state.elapsed = time.monotonic() - started
+                state.save(state_file, config, index)
+        if log:
+            _checkpoint(output, state, seen, config)
+    if stopped:
         raise KeyboardInterrupt(f"interrupted after {state.iteration} iterations; --resume goes on")
-
-
-def _learn(
-    model: Iris, device: torch.device, episode: Episode
-) -> tuple[Episode, Task, float, tuple[Tensor | None, ...]]:
-    """Forward and backward of one episode: its T, the loss, and the gradient of every parameter."""
-    carried = episode.carried and episode.carried.to(device)
-    with precision(device):
-        reference, query = (model.encode_image(x.to(device)) for x in (episode.reference, episode.query))
-        task = model.encode_task(reference, episode.reference_masks.to(device), episode.reference_box.to(device))
-        used = task.bare() if episode.drop_memory else task
-        used = used.without_location() if episode.drop_location else used
-        used = used.strange(episode.strangeness, episode.seed) if episode.strangeness else used
-        box = episode.query_box.to(device)
-        evidence = model.compare(query, used, box, carried)
-        logits = model.decode(query, used, box, evidence=evidence)
-    masks = episode.query_masks.to(device)
-    loss = segmentation_loss(logits, masks, None if episode.query_valid is None else episode.query_valid.to(device))
-    if evidence is not None and evidence.match is not None and not episode.drop_memory:
-        loss = loss + matching_loss(evidence.match, masks)
-    gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
-    return episode, task.map(Tensor.detach), loss.item(), gradients
-
-
-def _average_gradients(model: Iris, of_episodes: list[tuple[Tensor | None, ...]], clip: float) -> float:
-    """The mean over episodes, added in their order: the same bits whichever thread was first. Returns its norm."""
-    for parameter, *gradients in zip(model.parameters(), *of_episodes, strict=True):
-        known = [g for g in gradients if g is not None]
-        parameter.grad = torch.stack(known).sum(0) / len(gradients) if known else None
-    return torch.nn.utils.clip_grad_norm_(model.parameters(), clip).item()
-
-
-@contextmanager
-def _side_by_side(device: torch.device) -> Iterator[ThreadPoolExecutor]:
-    """Episodes of a batch in threads of their own: on a CPU that uses the cores better than each operation does. For a
-    GPU one thread: 86 ms an episode where four take 190, since each waits for the others to launch (H100)."""
-    cores = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(cores if device.type == "cpu" else 1) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(cores)
 
 
 def _learning_rate(config: TrainConfig, iteration: int, progress: float) -> float:
@@ -193,9 +158,9 @@ def _learning_rate(config: TrainConfig, iteration: int, progress: float) -> floa
     return config.learning_rate * min(1.0, (iteration + 1) / warmup) * config.final_rate**progress
 
 
-def _loader(episodes: EpisodeDataset, config: TrainConfig, iteration: int) -> DataLoader:
-    """Episodes from the one after those already learnt, made ahead in worker processes."""
-    indices = range(iteration * config.batch, config.iterations * config.batch)
+def _loader(episodes: EpisodeDataset, config: TrainConfig, iteration: int, processes: Processes) -> DataLoader:
+    """This process' episodes from those after what is learnt already, made ahead in worker processes."""
+    indices = range(iteration * config.batch + processes.number, config.iterations * config.batch, processes.of)
     return DataLoader(
         episodes,
         sampler=indices,

@@ -17,6 +17,7 @@ MAY_IMPORT = {
         "pytorch_optimizer",
         "tqdm",
         "monai",  # the surface distance
+        "faiss",  # of the extra `scale`: search among more than 100 000 structures
     },
     "weights": {"weights", "iris_core", "huggingface_hub"},
     "nnunet_adapters": {
@@ -45,6 +46,7 @@ LAYERS = [
     "model",
     "embeddings",
     "checkpoint",
+    "nearest",
     "shown_file",
     "task_file",
     "prediction",

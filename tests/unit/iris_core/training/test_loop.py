@@ -111,6 +111,49 @@ def test_an_interrupted_run_resumes_to_the_same_losses(number, to, whole_run, ra
     assert (output / "model.safetensors").read_bytes() == (whole_run / "model.safetensors").read_bytes()
 
 
+def with_two(raw_data: Path, output: Path, *extra: str) -> list[str]:
+    python, *rest = command(raw_data, output, *extra)
+    return [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *rest]
+
+
+def close(output: Path, expected: dict[int, str]) -> bool:
+    found = losses(output)
+    return found.keys() == expected.keys() and np.allclose(
+        *([float(part[i]) for i in sorted(expected)] for part in (found, expected)), rtol=1e-3
+    )
+
+
+def bank_counts(output: Path) -> dict[str, int]:
+    from iris_core import checkpoint
+
+    return checkpoint.load(output).bank.counts
+
+
+def test_two_processes_learn_what_one_does_and_either_goes_on_for_the_other(whole_run, raw_data, tmp_path):
+    output = tmp_path / "run"
+    process = launch(with_two(raw_data, output))
+    wait_for_iteration(output, 8, process)
+    ranks = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    assert len(ranks) == 2
+    os.kill(ranks[1], signal.SIGKILL)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 1, error
+    assert 8 <= stored_iteration(output) == max(losses(output)) < 24
+    process = start(raw_data, output, "--resume")
+    _, error = process.communicate()
+    assert process.returncode == 0, error
+    assert close(output, losses(whole_run))
+    assert bank_counts(output) == bank_counts(whole_run)
+    more = command(raw_data, tmp_path / "twice", "--processes", "2")
+    process = launch(more)
+    _, error = process.communicate(timeout=240)
+    assert process.returncode == 0, error
+    assert close(tmp_path / "twice", losses(whole_run))
+    assert bank_counts(tmp_path / "twice") == bank_counts(whole_run)
+    process = launch([*more, "--resume", "--batch", "3"])
+    assert "must be a multiple of the 2 processes" in process.communicate(timeout=120)[1]
+
+
 def test_a_run_is_not_overwritten_nor_resumed_with_other_settings(whole_run, raw_data):
     process = start(raw_data, whole_run)
     assert "holds a run already" in process.communicate()[1]
