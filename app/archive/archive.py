@@ -4,9 +4,8 @@ import hashlib
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ from tqdm import tqdm
 
 from app.archive.engines import engine
 from app.archive.manifest import Row, check_all, checked, columns, of_part, rows
-from app.archive.places import address, is_remote, needed, put, scans_in, within
+from app.archive.places import address, is_remote, put, scans_in, within
 from iris_core.case import InputError
 from iris_core.checkpoint import write_json
 from nnunet_adapters.folder import Part
@@ -23,7 +22,7 @@ from weights import find_weights
 if TYPE_CHECKING:
     from app.commands.segment import Segment
 
-FILE_ROWS = 10_000  # of rows/, the unit that is read, and of a row group in the table
+GROUP = 1_000  # rows of the table that are written at once
 
 
 def is_archive(command: "Segment") -> bool:
@@ -37,8 +36,8 @@ def is_archive(command: "Segment") -> bool:
 def segment_archive(command: "Segment") -> int:
     """Segment every row; what exists with the right hash stays. Returns the exit code.
 
-    In --output: the masks, a record beside each (.json), results.parquet with a line a row, run.json, and rows/, the
-    manifest as it was checked. A run that is killed at any point goes on when it is started again.
+    In --output: the masks, a record beside each (.json), results.parquet with a line a row, and run.json. A run that is
+    killed at any point goes on when it is started again.
 
     Raises InputError before any work where a row cannot be used, or two would write one file.
     """
@@ -60,13 +59,12 @@ def segment_archive(command: "Segment") -> int:
             return rows(manifest, command.format)
         return (checked(f"--query {query}", {"query": query}, command.format) for query in queries)
 
-    check_all(where, all_rows())
+    number = check_all(where, all_rows(), part)
     output = address(command.output)
-    files, number = _write_rows(of_part(all_rows(), part), output, f"rows/{part.number}-of-{part.of}")
     table = _Table(within(output, part.named("results.parquet")))
     counts: Counter[str] = Counter()
     with closing(table), tqdm(total=number, desc="queries", unit="scan") as bar:
-        for record in run(command, files, number) if number else ():
+        for record in run(command, of_part(all_rows(), part)) if number else ():
             counts[record["status"]] += 1
             if record["status"] == "failed":
                 tqdm.write(f"iris: error: {record['error']}", file=sys.stderr)
@@ -78,22 +76,6 @@ def segment_archive(command: "Segment") -> int:
     done = counts["done"] + counts["kept"]
     print(f"{done} of {number} queries done, {counts['kept']} of them before: {output}")
     return 0 if done == number else 1
-
-
-def _write_rows(found: Iterable[Row], output: str, folder: str) -> tuple[list[str], int]:
-    """The rows as Parquet files that every machine can read. Returns them, and how many rows there are."""
-    arrow = needed("pyarrow", "an archive")
-    from pyarrow import parquet
-
-    files, number, rest = [], 0, iter(found)
-    with tempfile.TemporaryDirectory(prefix="iris-") as temporary:
-        file = Path(temporary) / "rows.parquet"
-        while some := [vars(row) for row in islice(rest, FILE_ROWS)]:
-            parquet.write_table(arrow.Table.from_pylist(some), file)
-            files.append(within(output, f"{folder}/{len(files):06}.parquet"))
-            put(file, files[-1])
-            number += len(some)
-    return files, number
 
 
 def _put_json(value: dict, place: str) -> None:
@@ -122,7 +104,7 @@ class _Table:
 
     def add(self, record: dict) -> None:
         self.waiting.append({k: list(v.items()) if isinstance(v, dict) else v for k, v in record.items()})
-        if len(self.waiting) == FILE_ROWS:
+        if len(self.waiting) == GROUP:
             self._flush()
 
     def _flush(self) -> None:

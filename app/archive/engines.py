@@ -1,88 +1,108 @@
-"""Where the rows of an archive are worked on. An engine takes them as files of rows, and yields their records."""
+"""Where the rows of an archive are worked on: an engine takes rows as a stream, and yields records as they come."""
 
-import json
-import logging
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.archive.manifest import Row
-from app.archive.places import is_remote, needed, opened
-from app.archive.worker import Worker
+from app.archive.places import needed
+from app.archive.worker import Worker, failed
 from iris_core.case import InputError
 
 if TYPE_CHECKING:
     from app.commands.segment import Segment
 
-BATCH = 16  # rows that an actor takes at once; of a short manifest less, so that all have work
-READING = 0.1  # of a CPU, left by each actor to what reads the rows
+DEATHS = 3  # of processes in the middle of one scan, after which the scan is left out; or in a row before a scan
+Engine = Callable[["Segment", Iterator[Row]], Iterator[dict]]
 
 
-def local(command: "Segment", files: list[str], number: int) -> Iterator[dict]:
+def local(command: "Segment", rows: Iterator[Row]) -> Iterator[dict]:
     """One after the other, here."""
-    from pyarrow import parquet
-
-    worker = Worker(command)
-    for file in files:
-        with opened(file) as stream:
-            for cells in parquet.ParquetFile(stream).read().to_pylist():
-                yield worker(Row(**cells))
+    return map(Worker(command), rows)
 
 
-def ray(command: "Segment", files: list[str], number: int) -> Iterator[dict]:
-    """On a Ray cluster, by Ray Data: it streams, starts actors, starts those anew that die, and repeats their rows.
+def ray(command: "Segment", rows: Iterator[Row]) -> Iterator[dict]:
+    """On a Ray cluster: an actor for each GPU, or where there are none each CPU, that holds the model once.
 
-    As many actors as there are GPUs, or where there are none CPUs; each holds the model once.
+    A row is given to an actor when it is free, so none waits in memory. Where an actor dies, or its machine, another is
+    started and its row is given to the next that is free.
     """
     ray = needed("ray", "--engine ray")
-    needed("ray.data", "--engine ray")
     if Path(command.weights).is_dir():  # an actor has another working folder
         command = replace(command, weights=str(Path(command.weights).absolute()))
     address = command.engine.partition(":")[2] or None
     ray.init(address, log_to_driver=False, logging_level="error", **({} if address else {"include_dashboard": False}))
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = context.print_on_execution_start = False
     try:
         resources = ray.cluster_resources()
-        actors = max(1, int(resources.get("GPU") or resources["CPU"]))
-        share = {"num_gpus": 1} if resources.get("GPU") else {"num_cpus": 1 - READING}
-        batch = max(1, min(BATCH, number // (4 * actors)))
-        rows = ray.data.read_parquet(
-            files,
-            filesystem=_file_system(files[0]),
-            ray_remote_args={"num_cpus": READING},
-            override_num_blocks=-(-number // batch),
-        )
-        found = rows.map_batches(
-            _Batches,
-            fn_constructor_args=(command,),
-            batch_size=None,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),
-            **share,
-        )
-        for record in found.iter_rows():
-            yield json.loads(record["record"])
+        share = {"num_gpus": 1} if resources.get("GPU") else {"num_cpus": 1}
+        actor = ray.remote(**share)(Actor)
+        yield from _shared(ray, lambda: actor.remote(command), int(resources.get("GPU") or resources["CPU"]), rows)
     finally:
         ray.shutdown()
 
 
-class _Batches(Worker):
-    """A worker as Ray Data calls it: columns of rows → a column of records."""
+def _shared(ray, start: Callable, number: int, rows: Iterator[Row]) -> Iterator[dict]:
+    """The records of rows that so many actors share."""
+    again, deaths, unborn = deque(), Counter(), 0
+    waiting = {}  # what an actor is to answer → the actor, its row; first, with no row, that it is there
 
-    def __call__(self, batch: dict) -> dict:
-        rows = [Row(*map(str, cells)) for cells in zip(*(batch[name] for name in Row.__match_args__), strict=True)]
-        return {"record": [json.dumps(Worker.__call__(self, row)) for row in rows]}
+    def employ() -> None:
+        new = start()
+        waiting[new.ready.remote()] = new, None
+
+    def give(actor) -> bool:
+        row = again.popleft() if again else next(rows, None)
+        if row:
+            waiting[actor.segment.remote(row)] = actor, row
+        return bool(row)
+
+    idle = []
+    for _ in range(number):
+        employ()
+    while waiting:
+        (answer,), _ = ray.wait(list(waiting), num_returns=1)
+        actor, row = waiting.pop(answer)
+        try:
+            record, unborn = ray.get(answer), 0
+        except ray.exceptions.RayError as error:  # it died, or is out of reach
+            ray.kill(actor)
+            unborn += row is None
+            if unborn == DEATHS:
+                raise InputError(f"--engine ray: no worker starts on the cluster: {error}") from error
+            employ()
+            if row:
+                deaths[row] += 1
+                if deaths[row] < DEATHS:
+                    again.append(row)
+                else:
+                    yield failed(row, f"{row.query}: its process died {DEATHS} times in the middle of it")
+        else:
+            if record:
+                yield record
+            if not give(actor):
+                idle.append(actor)
+        while idle and again:
+            give(idle.pop())
+        if idle and not again and not any(row for _, row in waiting.values()):
+            return  # those that have not started, since their machine is gone, are not waited for
 
 
-def _file_system(place: str):
-    from fsspec.core import url_to_fs
+class Actor:
+    """A worker as Ray holds it."""
 
-    return url_to_fs(place)[0] if is_remote(place) else None
+    def __init__(self, command: "Segment") -> None:
+        self.worker = Worker(command)
+
+    def ready(self) -> None:
+        """Answers once the model is loaded."""
+
+    def segment(self, row: Row) -> dict:
+        return self.worker(row)
 
 
-def engine(name: str):
+def engine(name: str) -> Engine:
     """Raises InputError for one that there is not."""
     kind, colon, address = name.partition(":")
     if name == "local":

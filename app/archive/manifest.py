@@ -104,13 +104,18 @@ def _check_output(where: str, output: str, format: str) -> None:
 
 def of_part(found: Iterable[Row], part: Part) -> Iterator[Row]:
     """The rows of one of several processes. By their output, so that a row stays with its part when others come."""
-    return (row for row in found if zlib.crc32(row.output.encode()) % part.of == part.number)
+    return (row for row in found if _number(row, part) == part.number)
 
 
-def check_all(where: str, found: Iterable[Row]) -> int:
-    """How many rows there are, 8 bytes of memory each. Raises InputError where two would write one file."""
-    seen = array("Q")
+def _number(row: Row, part: Part) -> int:
+    return zlib.crc32(row.output.encode()) % part.of
+
+
+def check_all(where: str, found: Iterable[Row], part: Part) -> int:
+    """How many rows the part has. Takes 8 bytes of memory a row. Raises InputError where two would write one file."""
+    seen, number = array("Q"), 0
     for row in found:
+        number += _number(row, part) == part.number
         seen.append(_digest(row.output))
     order = np.argsort(numbers := np.frombuffer(seen, np.uint64), kind="stable") if seen else np.zeros(0, int)
     twice = np.flatnonzero(numbers[order][1:] == numbers[order][:-1]) if seen else ()
@@ -120,7 +125,7 @@ def check_all(where: str, found: Iterable[Row]) -> int:
             f"{where}: rows {first} and {second} would write the same file, and {len(twice) - 1} more do so;"
             " give each an output of its own in the column output"
         )
-    return len(seen)
+    return number
 
 
 def _digest(text: str) -> int:

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,7 +25,6 @@ from nnunet_adapters.outputs import output_name, write
 if TYPE_CHECKING:
     from app.commands.segment import Segment
 
-DEATHS = 3  # of the process in the middle of one scan, after which the scan is left out
 # Options that decide no result, or are in its key as what they lead to.
 NO_SETTING = ("query", "output", "manifest", "engine", "num_parts", "part_id", "continue_", "device", "weights")
 NO_SETTING += ("reference", "mask", "task")
@@ -46,7 +44,6 @@ class Worker:
         self.command = command
         self.output = address(command.output)
         self.service = Service(command.weights, command.device)
-        self.scratch = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "iris" / "begun"
         settings = {k: str(v) for k, v in vars(command).items() if k not in NO_SETTING}
         self.made_by = [__version__, self.service.checkpoint.sha256, settings]
         self._identities = lru_cache(64)(lambda places: [identity(place) for place in places])
@@ -55,11 +52,8 @@ class Worker:
     def __call__(self, row: Row) -> dict:
         """Segment a row. Returns its record with ``status``: done, kept, or failed with ``error``."""
         target = within(self.output, row.output)
-        begun = self.scratch / hashlib.sha256(f"{target} {row}".encode()).hexdigest()
         try:
             shown = self._places(row)
-            if (deaths := begun.stat().st_size if begun.exists() else 0) >= DEATHS:
-                raise InputError(f"{row.query}: its process died {deaths} times in the middle of it; is memory enough?")
             key = self._key(row, shown)
             former = _record(target)
             mask = read(target)
@@ -67,15 +61,10 @@ class Worker:
                 raise InputError(f"{target}: exists and is no result of a former run; choose another output")
             if former and mask is not None and (former["key"], former["sha256"]) == (key, _sha256(mask)):
                 return former | {"output": row.output, "status": "kept"}
-            begun.parent.mkdir(parents=True, exist_ok=True)
-            with open(begun, "ab") as file:
-                file.write(b".")
-            result = self._segment(row, shown, target, key)
+            return self._segment(row, shown, target, key)
         except Exception as error:  # whatever a scan leads to is that row's error, and not the end
             message = str(error) if row.query in str(error) else f"{row.query}: {error or type(error).__name__}"
-            result = {"query": row.query, "output": row.output, "status": "failed", "error": message}
-        begun.unlink(missing_ok=True)
-        return result
+            return failed(row, message)
 
     def _places(self, row: Row) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
         """References, masks, task files: the row's own, else the command line's."""
@@ -141,6 +130,11 @@ class Worker:
         beside = sorted(p for p in made.parent.rglob("*") if p.is_file() and p != made)
         for file in (*beside, made):
             put(file, within(above, file.relative_to(made.parent).as_posix()))
+
+
+def failed(row: Row, message: str) -> dict:
+    """The record of a row of which there is no result."""
+    return {"query": row.query, "output": row.output, "status": "failed", "error": message}
 
 
 @contextmanager

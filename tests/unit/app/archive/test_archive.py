@@ -131,22 +131,6 @@ def test_no_result_replaces_a_scan(segment, queries, tmp_path):
     assert [read(query) for query in queries] == before
 
 
-def test_a_scan_in_which_the_process_died_thrice_is_left_out(segment, queries, tmp_path, monkeypatch):
-    from app.archive.worker import DEATHS
-
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    run = "--manifest", manifest(tmp_path, queries[:1]), "--output", tmp_path / "archive"
-    begun = tmp_path / "cache" / "iris" / "begun"
-    with monkeypatch.context() as dying:
-        dying.setattr("app.service.Service.predict", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        for _ in range(DEATHS):
-            assert segment(*run)[0] == 130
-    assert [p.stat().st_size for p in begun.iterdir()] == [DEATHS]
-    code, said = segment(*run)
-    assert code == 1 and f"died {DEATHS} times" in said
-    assert segment(*run)[0] == 0
-
-
 @pytest.mark.parametrize(
     ("more", "says"),
     [

@@ -78,8 +78,8 @@ def test_a_bad_manifest_is_refused(tmp_path, text, name, says):
 def test_two_rows_that_would_write_one_file_are_named():
     found = [checked("here", {"query": f"/{folder}/scan.nii.gz"}, "query") for folder in "abca"]
     with pytest.raises(InputError, match="rows 1 and 2 would write the same file, and 2 more"):
-        check_all("scans.csv", found)
-    assert check_all("scans.csv", found[:1]) == 1 and check_all("scans.csv", []) == 0
+        check_all("scans.csv", found, Part())
+    assert check_all("scans.csv", found[:1], Part()) == 1 and check_all("scans.csv", [], Part()) == 0
 
 
 def test_each_row_is_in_one_part():

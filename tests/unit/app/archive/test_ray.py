@@ -32,7 +32,7 @@ def workers() -> list[int]:
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if b"MapWorker(MapBatches" in (folder / "cmdline").read_bytes():
+            if b"ray::Actor" in (folder / "cmdline").read_bytes():
                 found.append(int(folder.name))
         except OSError:
             continue
