@@ -15,7 +15,7 @@ from iris_core import checkpoint, forecast, inference
 from iris_core.case import Case, InputError
 from iris_core.embeddings import TaskEmbedding
 from iris_core.evaluation.confidence import confidence
-from iris_core.pool import open_pool
+from iris_core.pool import Pool, open_pool
 from iris_core.prediction import Prediction
 from iris_core.strategies import STRATEGIES, Given, Known, Plan
 from iris_core.strategies.base import Chosen
@@ -82,7 +82,7 @@ class Service:
 
     def encode_each(
         self, references: Sequence[Case], grid: str, progress: Callable[[int, int], None] = lambda done, of: None
-    ) -> list[Known]:
+    ) -> Sequence[Known]:
         """References as a strategy takes those that are encoded already."""
         return encode_all(Given(self.checkpoint.model, references, grid=grid, progress=progress))
 
@@ -102,7 +102,7 @@ class Service:
         """The classes that the weights know: name → updates in training, spacing in mm, scheme of intensities."""
         return known_classes(self.checkpoint.bank, self.checkpoint.training)
 
-    def pool(self, dataset: RawDataset, folder: Path | None, grid: str, progress=lambda done, of: None) -> list[Known]:
+    def pool(self, dataset: RawDataset, folder: Path | None, grid: str, progress=lambda done, of: None) -> Pool:
         """The cases of a raw dataset as references, from the index in ``folder``, which is brought up to date.
 
         folder: by default one below the user's cache.

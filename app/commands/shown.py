@@ -109,7 +109,8 @@ class Shown:
         known = [service.read_task(find_task(name)) for name in self.task]
         if self.pool and self.strategy != "tuning":
             with _Bar("pool") as bar:
-                known += service.pool(self._dataset(), self.index, self.grid, bar.progress)
+                pool = service.pool(self._dataset(), self.index, self.grid, bar.progress)
+            known = [*known, *pool] if known or references else pool  # alone it stays on disk
         with _Bar(self.strategy, hidden=len(references) < 2 and self.strategy != "tuning") as bar:
             return service.plan(
                 self.strategy,

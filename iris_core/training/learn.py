@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from itertools import islice
 
 import torch
@@ -31,15 +32,19 @@ def learn_share(
 ) -> tuple[list[Learnt], list[Tensor | None]]:
     """Learn the next episodes, ``at_once`` in threads: as many gradients are in memory, however large the batch is.
 
-    Returns what is kept of them and the sum of their gradients, added in their order: the same bits whichever thread
-    was first.
+    Returns what is kept of them and the sum of their gradients. It is made in pairs, and pairs of pairs, so that one
+    process and two come to the same bits, and it does not matter which thread was first.
     """
-    learnt, total = [], None
+    learnt: list[Learnt] = []
+    sums: list[tuple[int, list[Tensor | None]]] = []  # of how many episodes, their gradients
     for first in range(0, number, at_once):
         for one, gradients in pool.map(learn, list(islice(loader, min(at_once, number - first)))):
             learnt.append(one)
-            total = gradients if total is None else list(map(_sum, total, gradients))
-    return learnt, total
+            of, total = 1, list(gradients)
+            while sums and sums[-1][0] == of:
+                of, total = 2 * of, list(map(_sum, sums.pop()[1], total))
+            sums.append((of, total))
+    return learnt, reduce(lambda later, before: list(map(_sum, before, later)), [total for _, total in reversed(sums)])
 
 
 def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
@@ -73,7 +78,8 @@ def average_gradients(
     """The mean over the episodes of a batch, of all processes. Returns its norm."""
     parameters = list(model.parameters())
     for parameter, total in zip(parameters, processes.add(of_share, parameters), strict=True):
-        parameter.grad = None if total is None else total / batch
+        # In the parameter's own order in memory, on which the last bits of a norm depend.
+        parameter.grad = None if total is None else torch.empty_like(parameter).copy_(total / batch)
     return torch.nn.utils.clip_grad_norm_(parameters, clip).item()
 
 

@@ -160,10 +160,11 @@ def _learning_rate(config: TrainConfig, iteration: int, progress: float) -> floa
 
 def _loader(episodes: EpisodeDataset, config: TrainConfig, iteration: int, processes: Processes) -> DataLoader:
     """This process' episodes from those after what is learnt already, made ahead in worker processes."""
-    indices = range(iteration * config.batch + processes.number, config.iterations * config.batch, processes.of)
+    share = config.batch // processes.of
+    firsts = (i * config.batch + processes.number * share for i in range(iteration, config.iterations))
     return DataLoader(
         episodes,
-        sampler=indices,
+        sampler=(first + i for first in firsts for i in range(share)),
         batch_size=None,
         num_workers=config.workers,
         prefetch_factor=8 if config.workers else None,

@@ -67,7 +67,7 @@ class Processes:
             return share
         shares = [None] * self.of if self.first else None
         dist.gather_object(share, shares)
-        return [one for turn in zip(*shares, strict=True) for one in turn] if shares else []
+        return [one for part in shares or () for one in part]
 
 
 ALONE = Processes()

@@ -66,7 +66,7 @@ TARGETS = {
     "names.json": ("maps/names.json",),
     "task file": ("hippocampus.task.safetensors",),
     "checkpoint": ("weights/*",),
-    "pool": ("pool/pool.json", "pool/a.task.safetensors"),
+    "pool": ("pool/pool.sqlite", "pool/a.task.safetensors"),
     "drawing": ("drawing.nii.gz",),
 }
 

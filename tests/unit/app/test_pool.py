@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import sqlite3
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -11,7 +13,8 @@ import torch
 from app.cli import main
 from app.service import Service
 from iris_core.case import InputError
-from iris_core.strategies import STRATEGIES
+from iris_core.strategies import STRATEGIES, Options
+from iris_core.task_file import load_task
 from nnunet_adapters.raw import open_dataset
 
 
@@ -96,8 +99,8 @@ def test_another_grid_begins_anew_and_another_dataset_is_refused(dataset, servic
     assert len(paper) == 6 and {k.embedding.spacing_mm for k in paper} == {1.5}
     with pytest.raises(InputError, match="is the pool of Dataset901_Balls"):
         service.pool(open_dataset("902", raw_data), folder, "auto")
-    (folder / "pool.json").write_text("[]")
-    with pytest.raises(InputError, match="delete it or name another"):
+    (folder / "pool.sqlite").write_text("[]" * 1000)
+    with pytest.raises(InputError, match="not usable as the index of a pool"):
         service.pool(dataset, folder, "auto")
 
 
@@ -122,22 +125,45 @@ def test_segment_takes_a_pool(dataset, tiny_weights, scan, tmp_path, capsys):
         assert set(entry["confidence"]) == {"ball", "core"}
 
 
-def test_a_descriptor_that_is_none_is_made_again(dataset, service, tmp_path):
+def spoil(folder, change: str, *values) -> None:
+    with closing(sqlite3.connect(folder / "pool.sqlite")) as rows:
+        rows.execute(change, values)
+        rows.commit()
+
+
+NAN, SHORT = np.full(64, np.nan, "f4").tobytes(), b"12"
+
+
+@pytest.mark.parametrize("value", [NAN, SHORT, "text", 10**15], ids=["nan", "short", "text", "number"])
+@pytest.mark.parametrize("column", ["classes SET vector", "cases SET descriptor"])
+def test_vectors_that_are_none_are_refused(dataset, service, tmp_path, column, value):
     folder = tmp_path / "pool"
-    good = service.pool(dataset, folder, "auto")
-    index = json.loads((folder / "pool.json").read_text())
-    for descriptor in ("NaN", "1e300", "[1]", '"a"', "9" * 400):
-        index["cases"]["case0"]["descriptor"][3] = "HERE"
-        (folder / "pool.json").write_text(json.dumps(index).replace('"HERE"', descriptor))
-        assert torch.equal(service.pool(dataset, folder, "auto")[0].descriptor, good[0].descriptor)
+    service.pool(dataset, folder, "auto")
+    spoil(folder, f"UPDATE {column} = ?", value)
+    pool, query = service.pool(dataset, folder, "auto"), dataset.case("case0")
+    strategy = "retrieval" if "vector" in column else "image_retrieval"
+    with pytest.raises(InputError, match=r"pool\.sqlite: not usable"):
+        service.plan(strategy, known=pool)(query)
 
 
-OTHER = {"dataset": "Dataset901_Balls", "spacing_mm": 10**400, "cases": {}}
-LISTED = OTHER | {"spacing_mm": 1, "cases": {"case0": ["source", "descriptor"]}}
-
-
-@pytest.mark.parametrize("text", ["[" * 100_000, json.dumps(OTHER), json.dumps(LISTED)], ids=["deep", "huge", "lists"])
-def test_an_index_of_another_form_is_refused(dataset, service, tmp_path, text):
-    (tmp_path / "pool.json").write_text(text)
-    with pytest.raises(InputError, match=r"pool\.json: not usable"):
+@pytest.mark.parametrize("spacing_mm", ["nan", "-1", "x", 10**15])
+def test_a_spacing_that_is_none_is_refused(dataset, service, tmp_path, spacing_mm):
+    service.pool(dataset, tmp_path, "auto")
+    spoil(tmp_path, "UPDATE about SET value = ? WHERE key = 'spacing_mm'", spacing_mm)
+    if spacing_mm == 10**15:
+        assert service.pool(dataset, tmp_path, "auto")
+        return
+    with pytest.raises(InputError, match=r"pool\.sqlite: not usable"):
         service.pool(dataset, tmp_path, "auto")
+
+
+def test_a_case_adds_rows_and_only_what_is_chosen_is_read(dataset, service, tmp_path, monkeypatch):
+    from iris_core import pool as pools
+
+    read = []
+    monkeypatch.setattr(pools, "load_task", lambda path, *more: read.append(path.name) or load_task(path, *more))
+    pool = service.pool(dataset, tmp_path / "pool", "auto")
+    plan = service.plan("image_retrieval", known=pool, options=Options(top_k=2))
+    assert read == ["case0.task.safetensors"]
+    plan(dataset.case("case3"))
+    assert set(read[1:]) <= {f"case{i}.task.safetensors" for i in range(6)} and len(set(read[1:])) == 2
