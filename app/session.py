@@ -1,5 +1,6 @@
 """What the page keeps of its visitors, on the server: uploads, masks, volumes. Each visitor sees only their own."""
 
+import os
 import re
 import secrets
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from app.results import Result
 from iris_core.case import InputError
+from iris_core.checkpoint import HERE, forget_the_dead
 from iris_core.strategies import Known
 
 GRACE_S = 15  # a page that is loaded again finds everything as it was
@@ -43,7 +45,8 @@ class Sessions:
     """
 
     def __init__(self) -> None:
-        self.root = Path(tempfile.mkdtemp(prefix="iris-page-")).resolve()
+        forget_the_dead(Path(tempfile.gettempdir()))  # whose program was killed before it could delete it
+        self.root = Path(tempfile.mkdtemp(prefix=f"{HERE}-{os.getpid()}-page-")).resolve()
         weakref.finalize(self, shutil.rmtree, self.root, ignore_errors=True)
         self._lock = threading.Lock()
         self._tokens: dict[str, str] = {}  # visitor → token of the last run
