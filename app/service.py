@@ -17,8 +17,8 @@ from iris_core.embeddings import TaskEmbedding
 from iris_core.evaluation.confidence import confidence
 from iris_core.pool import open_pool
 from iris_core.prediction import Prediction
-from iris_core.strategies import STRATEGIES, Given, Known, Plan
-from iris_core.strategies.base import Chosen
+from iris_core.strategies import STRATEGIES, Context, EncodedReference, Plan
+from iris_core.strategies.base import QueryTask
 from iris_core.strategies.memory_bank import known_classes
 from iris_core.strategies.references import encode_all
 from iris_core.task_file import load_task, save_task
@@ -54,43 +54,46 @@ class Service:
         self._confidence = gpu.lend(self._confidence_here, seconds)
         self._forecast = gpu.lend(self._forecast_here, seconds)
 
-    def plan(self, strategy: str, references: Sequence[Case] = (), known: Sequence[Known] = (), **settings) -> Plan:
-        """What a strategy makes of what is shown: T for every query. settings: of Given.
+    def plan(
+        self, strategy: str, references: Sequence[Case] = (), encoded: Sequence[EncodedReference] = (), **settings
+    ) -> Plan:
+        """Let a strategy make the task of references, or of classes that the weights know: a function of the query.
 
+        encoded: further references, as ``read_task`` and ``pool`` give them. settings: the other fields of Context.
         strategy: 'auto' is one_shot for one reference, ensemble for several, memory_bank for classes. Where the
         GPU is lent, a strategy runs anew for each query, and its ``progress`` is not called. Raises InputError unless
         there are either references or classes, and for a strategy that there is not.
         """
-        if bool(references or known) == bool(classes := settings.get("classes", ())):
+        if bool(references or encoded) == bool(classes := settings.get("classes", ())):
             raise InputError(
                 "show references with their masks, saved tasks or a pool; or name classes that the weights know;"
-                f" got {len(references)} references, {len(known)} encoded before, {len(classes)} classes"
+                f" got {len(references)} references, {len(encoded)} encoded before, {len(classes)} classes"
             )
         if strategy == "auto":
-            n = len(references) + len(known)
+            n = len(references) + len(encoded)
             strategy = "memory_bank" if classes else "one_shot" if n == 1 else "ensemble"
         if strategy not in STRATEGIES:
             raise InputError(f"strategy must be auto or one of {', '.join(STRATEGIES)}, got {strategy!r}")
         if gpu.LENT:
             settings.pop("progress", None)
-            sent = [Known(k.name, k.embedding.to(CPU), k.descriptor) for k in known]
+            sent = [EncodedReference(k.name, k.embedding.to(CPU), k.descriptor) for k in encoded]
             return lambda query: self._choose(strategy, references, sent, settings, query)
         c = self.checkpoint
-        return STRATEGIES[strategy](Given(c.model, references, known, bank=c.bank, training=c.training, **settings))
+        return STRATEGIES[strategy](Context(c.model, references, encoded, bank=c.bank, training=c.training, **settings))
 
     keeps = not gpu.LENT  # whether what encode_each gives is of use: where the GPU is lent, a strategy encodes anew
 
     def encode_each(
         self, references: Sequence[Case], grid: str, progress: Callable[[int, int], None] = lambda done, of: None
-    ) -> list[Known]:
-        """References as a strategy takes those that are encoded already."""
-        return encode_all(Given(self.checkpoint.model, references, grid=grid, progress=progress))
+    ) -> list[EncodedReference]:
+        """References encoded once each, to be given to ``plan`` as ``encoded``."""
+        return encode_all(Context(self.checkpoint.model, references, grid=grid, progress=progress))
 
     def explain(self, embedding: TaskEmbedding, query: Case) -> dict[str, np.ndarray]:
         """Labels on the query's own grid, of registration alone and of the model without it."""
         embedding = embedding.to(CPU) if gpu.LENT else embedding
-        carried = {"registration alone": self._carried(embedding, query)} if embedding.shown else {}
-        return carried | {"the model alone": self.segment(replace(embedding, shown=()), query)}
+        carried = {"registration alone": self._carried(embedding, query)} if embedding.references else {}
+        return carried | {"the model alone": self.segment(replace(embedding, references=()), query)}
 
     def encode(
         self, *references: Case, classes: Sequence[str] = (), grid: str = "auto", scheme: str | None = None
@@ -102,7 +105,9 @@ class Service:
         """The classes that the weights know: name → updates in training, spacing in mm, scheme of intensities."""
         return known_classes(self.checkpoint.bank, self.checkpoint.training)
 
-    def pool(self, dataset: RawDataset, folder: Path | None, grid: str, progress=lambda done, of: None) -> list[Known]:
+    def pool(
+        self, dataset: RawDataset, folder: Path | None, grid: str, progress=lambda done, of: None
+    ) -> list[EncodedReference]:
         """The cases of a raw dataset as references, from the index in ``folder``, which is brought up to date.
 
         folder: by default one below the user's cache.
@@ -121,9 +126,9 @@ class Service:
     def write_task(self, path: Path, embedding: TaskEmbedding, made_from: tuple[str, ...]) -> None:
         save_task(path, embedding, self.checkpoint.sha256, made_from)
 
-    def read_task(self, path: Path) -> Known:
-        """A task file as a reference that is encoded already."""
-        return Known(path.name, load_task(path, self.checkpoint.model, self.checkpoint.sha256))
+    def read_task(self, path: Path) -> EncodedReference:
+        """A task file, to be given to ``plan`` as one of ``encoded``."""
+        return EncodedReference(path.name, load_task(path, self.checkpoint.model, self.checkpoint.sha256))
 
     def segment(
         self, embedding: TaskEmbedding, query: Case, progress: Callable[[int, int], None] = lambda done, of: None
@@ -144,12 +149,17 @@ class Service:
     # What follows runs in a process that has the GPU, where one is lent: see gpu.lend.
 
     def _choose_here(
-        self, strategy: str, references: Sequence[Case], known: Sequence[Known], settings: dict, query: Case
-    ) -> Chosen:
+        self,
+        strategy: str,
+        references: Sequence[Case],
+        encoded: Sequence[EncodedReference],
+        settings: dict,
+        query: Case,
+    ) -> QueryTask:
         c = self.checkpoint
-        given = Given(c.model, references, known, bank=c.bank, training=c.training, **settings)
-        chosen = STRATEGIES[strategy](given)(query)
-        return replace(chosen, embedding=chosen.embedding.to(CPU))
+        context = Context(c.model, references, encoded, bank=c.bank, training=c.training, **settings)
+        query_task = STRATEGIES[strategy](context)(query)
+        return replace(query_task, embedding=query_task.embedding.to(CPU))
 
     def _segment_here(self, embedding: TaskEmbedding, query: Case) -> np.ndarray:
         return inference.segment(self.checkpoint.model, embedding, query)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from iris_core.registration.lattice import Lattice
-from iris_core.registration.shown import Shown
+from iris_core.registration.reference import Reference
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Field:
 class Registered:
     """A query on a reference. fields: of the whole query; then, where it is finer, around the structures."""
 
-    reference: Shown
+    reference: Reference
     fields: tuple[Field, ...]
 
     def at(self, places: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,16 +60,16 @@ def carry_over(registered: Sequence[Registered], lattice: Lattice, step: int = 1
 
     References are averaged, the better they fit the more; one says nothing of a class that it lacks.
     """
-    device = registered[0].reference.known.device
+    device = registered[0].reference.present.device
     places, coarse = lattice.places(device), lattice.coarser(step).places(device)
     found = []
     for one in registered:
         there, certainty = one.at(coarse)
         found.append(Carried(one.reference.masks.at(places + _resized(there - coarse, step)), certainty))
-    if len(found) == 1 and registered[0].reference.known.all():
+    if len(found) == 1 and registered[0].reference.present.all():
         return found[0]
-    known = [one.reference.known[None, :, None, None, None] for one in registered]
-    shares = torch.stack([(f.certainty**4 + 1e-4) * k for f, k in zip(found, known, strict=True)])
+    present = [one.reference.present[None, :, None, None, None] for one in registered]
+    shares = torch.stack([(f.certainty**4 + 1e-4) * k for f, k in zip(found, present, strict=True)])
     shares = shares / shares.sum(0).clamp_min(1e-6)
     certainty = sum(share * f.certainty for share, f in zip(shares, found, strict=True))
     return Carried(sum(_resized(share, step) * f.masks for share, f in zip(shares, found, strict=True)), certainty)

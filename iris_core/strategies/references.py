@@ -22,8 +22,8 @@ from iris_core.geometry import (
 )
 from iris_core.intensity import detect_scheme, normalise
 from iris_core.model.iris import Iris, precision
-from iris_core.registration import Lattice, Scan, show
-from iris_core.strategies.base import Given, Known
+from iris_core.registration import Lattice, Scan, prepare
+from iris_core.strategies.base import Context, EncodedReference
 
 PAPER_SPACING_MM = 1.5
 OVERVIEWS = (2, 4)  # × the working spacing. Ours
@@ -56,21 +56,21 @@ def shared_scale(
     return (geometric_mean(spacings) if spacings else PAPER_SPACING_MM), next(iter(schemes))
 
 
-def encode_all(given: Given) -> list[Known]:
-    """Every reference, at one working spacing and with one intensity scheme; then those that are known already."""
+def encode_all(context: Context) -> list[EncodedReference]:
+    """Every reference, at one working spacing and with one intensity scheme; then those that are encoded already."""
     encoded = []
-    if given.references:
-        spacing_mm, scheme = shared_scale(given.model, given.references, given.grid, given.scheme)
-    for reference in given.references:
-        given.progress(len(encoded), len(given.references))
-        embedding = encode(given.model, reference, spacing_mm, scheme, given.grid == "auto")
-        encoded.append(Known(reference.name, embedding))
-    return [*encoded, *given.known]
+    if context.references:
+        spacing_mm, scheme = shared_scale(context.model, context.references, context.grid, context.scheme)
+    for reference in context.references:
+        context.progress(len(encoded), len(context.references))
+        embedding = encode(context.model, reference, spacing_mm, scheme, context.grid == "auto")
+        encoded.append(EncodedReference(reference.name, embedding))
+    return [*encoded, *context.encoded]
 
 
-def mean_of(pool: Sequence[Known]) -> TaskEmbedding:
+def mean_of(pool: Sequence[EncodedReference]) -> TaskEmbedding:
     """The context ensemble of encoded references."""
-    return context_ensemble([known.embedding for known in pool])
+    return context_ensemble([reference.embedding for reference in pool])
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def encode(model: Iris, reference: Case, spacing_mm: float, scheme: str, levels:
         overlapping=any(len(c.members) > 1 for c in classes),
         overviews=tuple(others[: len(coarser)]),
         detail=others[-1] if finer else None,
-        shown=(show(volumes.scan, list(map(torch.from_numpy, volumes.masks))),) if model.registers else (),
+        references=(prepare(volumes.scan, list(map(torch.from_numpy, volumes.masks))),) if model.registers else (),
     )
 
 

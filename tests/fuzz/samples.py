@@ -24,7 +24,7 @@ from iris_core import checkpoint
 from iris_core.embeddings import MemoryBank
 from iris_core.model.iris import PRESETS, Iris
 from iris_core.pool import open_pool
-from iris_core.strategies.base import Given
+from iris_core.strategies.base import Context
 from iris_core.strategies.references import encode, encode_all
 from iris_core.task_file import save_task
 from nnunet_adapters.images import read_reference
@@ -159,6 +159,6 @@ def _learnt(folders: dict[str, Path], root: Path) -> None:
     checkpoint.save(folders["checkpoint"] / "weights", model, bank, training)
     shutil.copytree(folders["checkpoint"] / "weights", root / "weights")
     loaded = checkpoint.load(root / "weights")
-    (embedding,) = (known.embedding for known in encode_all(Given(loaded.model, [case])))
+    (embedding,) = (encoded.embedding for encoded in encode_all(Context(loaded.model, [case])))
     save_task(folders["task file"] / "hippocampus.task.safetensors", embedding, loaded.sha256, ("reference.nii.gz",))
     open_pool(folders["pool"] / "pool", loaded, "Dataset901", {"a": "1"}, lambda _: case, "auto", "percentile")
