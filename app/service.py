@@ -42,7 +42,11 @@ def pick_device(name: str) -> torch.device:
 
 
 class Service:
-    """One checkpoint on one device."""
+    """One checkpoint on one device: encodes references, segments queries.
+
+    weights: the name of released weights, a checkpoint folder, or owner/name[@revision] on the Hugging Face Hub.
+    device: see ``pick_device``. Raises InputError where there are no such weights or no such device.
+    """
 
     def __init__(self, weights: str = "iris-small", device: str = "auto") -> None:
         self.checkpoint = checkpoint.load(find_weights(weights), pick_device(device))
@@ -123,11 +127,13 @@ class Service:
         """Class name → how well the roles swap: an estimate of quality where there is no truth."""
         return self._confidence(references, query, labels, embedding)
 
-    def write_task(self, path: Path, embedding: TaskEmbedding, made_from: tuple[str, ...]) -> None:
-        save_task(path, embedding, self.checkpoint.sha256, made_from)
+    def write_task(self, path: Path | str, embedding: TaskEmbedding, made_from: tuple[str, ...]) -> None:
+        """Keep a task as a file. made_from: names of the references' files, for people who read it. See save_task."""
+        save_task(Path(path), embedding, self.checkpoint.sha256, made_from)
 
-    def read_task(self, path: Path) -> EncodedReference:
+    def read_task(self, path: Path | str) -> EncodedReference:
         """A task file, to be given to ``plan`` as one of ``encoded``."""
+        path = Path(path)
         return EncodedReference(path.name, load_task(path, self.checkpoint.model, self.checkpoint.sha256))
 
     def segment(

@@ -10,7 +10,7 @@ from iris_core.case import Case, InputError
 from iris_core.checkpoint import Checkpoint, read_json, write_json
 from iris_core.strategies.base import EncodedReference
 from iris_core.strategies.image_retrieval import descriptor
-from iris_core.strategies.references import encode, shared_scale
+from iris_core.strategies.references import encode_at, shared_scale
 from iris_core.task_file import load_task, save_task
 
 INDEX = "pool.json"
@@ -50,7 +50,7 @@ def open_pool(
             case = read(name)
             entry = {"source": source, "descriptor": None}
             if case.present():
-                embedding = encode(model, case, index["spacing_mm"], scheme, grid == "auto")
+                embedding = encode_at(model, case, index["spacing_mm"], scheme, grid == "auto")
                 entry["descriptor"] = descriptor(model, case, scheme).tolist()
                 save_task(_file(folder, name), embedding, checkpoint.sha256, (name,))
                 encoded = EncodedReference(name, embedding, torch.tensor(entry["descriptor"]))

@@ -56,6 +56,18 @@ def shared_scale(
     return (geometric_mean(spacings) if spacings else PAPER_SPACING_MM), next(iter(schemes))
 
 
+def encode(model: Iris, *references: Case, grid: str = "auto", scheme: str | None = None) -> TaskEmbedding:
+    """The task of one reference, or the mean of several (context ensemble: paper, section 3.5).
+
+    references: cases with labels. grid: 'auto' chooses the working spacing from the references, 'paper' is 1.5 mm.
+    scheme: 'ct' for Hounsfield units, 'percentile' for everything else; None looks at the references. Raises InputError
+    where there is no reference, where one has no labelled voxel, or where they do not go together.
+    """
+    context = Context(model, references, grid=grid, scheme=scheme)
+    context.require_references("encode")
+    return mean_of(encode_all(context))
+
+
 def encode_all(context: Context) -> list[EncodedReference]:
     """Every reference, at one working spacing and with one intensity scheme; then those that are encoded already."""
     encoded = []
@@ -63,7 +75,7 @@ def encode_all(context: Context) -> list[EncodedReference]:
         spacing_mm, scheme = shared_scale(context.model, context.references, context.grid, context.scheme)
     for reference in context.references:
         context.progress(len(encoded), len(context.references))
-        embedding = encode(context.model, reference, spacing_mm, scheme, context.grid == "auto")
+        embedding = encode_at(context.model, reference, spacing_mm, scheme, context.grid == "auto")
         encoded.append(EncodedReference(reference.name, embedding))
     return [*encoded, *context.encoded]
 
@@ -84,8 +96,8 @@ class ReferenceWindow:
 
 
 @torch.inference_mode()
-def encode(model: Iris, reference: Case, spacing_mm: float, scheme: str, levels: bool) -> TaskEmbedding:
-    """T of every class that a reference shows, at a working spacing; with ``levels`` at coarser and finer ones too.
+def encode_at(model: Iris, reference: Case, spacing_mm: float, scheme: str, levels: bool) -> TaskEmbedding:
+    """T of every class of a reference, at a working spacing; with ``levels`` at coarser and finer ones too.
 
     A mask larger than a window is encoded window by window (no overlap) and averaged by each class's volume in them.
     """

@@ -9,7 +9,7 @@ from iris_core.case import Case
 from iris_core.embeddings import TaskEmbedding, context_ensemble, only
 from iris_core.inference import segment
 from iris_core.strategies.base import Context, Plan, QueryTask
-from iris_core.strategies.references import as_reference, encode, encode_all, mean_of
+from iris_core.strategies.references import as_reference, encode_all, encode_at, mean_of
 
 
 def retrieval(context: Context) -> Plan:
@@ -49,7 +49,7 @@ def retrieval(context: Context) -> Plan:
 def _seen_again(context: Context, first: TaskEmbedding, query: Case) -> TaskEmbedding | None:
     """T of what the first pass finds in the query; None if it finds nothing."""
     shown = as_reference(query, segment(context.model, first, query), first)
-    return encode(context.model, shown, first.spacing_mm, first.scheme, False) if shown.present() else None
+    return encode_at(context.model, shown, first.spacing_mm, first.scheme, False) if shown.present() else None
 
 
 def _cosine(query: TaskEmbedding, pool: list[TaskEmbedding], name: str) -> Tensor:

@@ -15,7 +15,7 @@ from iris_core.inference import segment
 from iris_core.model.losses import segmentation_loss
 from iris_core.model.task_encoder import Task
 from iris_core.strategies import STRATEGIES, Context, Options
-from iris_core.strategies.references import encode, shared_scale
+from iris_core.strategies.references import encode_at, shared_scale
 from iris_core.task_file import load_task, save_task
 
 WITH_REFERENCES = [name for name in STRATEGIES if name != "memory_bank"]
@@ -132,7 +132,7 @@ def test_the_order_of_references_does_not_matter(tiny, references):
 
 def test_a_class_is_averaged_over_the_references_that_have_it(tiny, references):
     spacing_mm, scheme = shared_scale(tiny, references)
-    each = [encode(tiny, r, spacing_mm, scheme, levels=True) for r in references]
+    each = [encode_at(tiny, r, spacing_mm, scheme, levels=True) for r in references]
     joined = task("ensemble", tiny, references)
     expected = (each[0].task.tokens[:, 0] + each[2].task.tokens[:, 0]) / 2
     assert torch.allclose(joined.task.tokens[:, 0], expected.half().float(), atol=1e-5)
@@ -145,12 +145,12 @@ def test_a_class_is_averaged_over_the_references_that_have_it(tiny, references):
 @torch.inference_mode()
 def test_a_reference_that_lacks_a_class_says_nothing_of_it(tiny, references):
     """The memory of a class comes from the references that have it, as if the others were not there."""
-    with_both = context_ensemble([encode(tiny, r, 1.0, "percentile", levels=False) for r in references[1:]])
+    with_both = context_ensemble([encode_at(tiny, r, 1.0, "percentile", levels=False) for r in references[1:]])
     query, box = tiny.encode_image(torch.randn(1, 1, 24, 24, 24)), torch.tensor([[[-1.0] * 3, [1.0] * 3]])
     keys = tiny.task_encoder.memory_keys(query.up[1], box)
     coarse = tuple(query.up[1].shape[2:])
     evidence = tiny.mask_decoder.evidence
-    alone = encode(tiny, references[2], 1.0, "percentile", levels=False).task
+    alone = encode_at(tiny, references[2], 1.0, "percentile", levels=False).task
     joined = evidence.propagate(with_both.task, keys, coarse, (12, 12, 12))[:, 0]  # class 7: the last reference's
     single = evidence.propagate(alone, keys, coarse, (12, 12, 12))[:, 0]
     assert torch.allclose(joined, single, atol=0.02)

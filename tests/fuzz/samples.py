@@ -25,7 +25,7 @@ from iris_core.embeddings import MemoryBank
 from iris_core.model.iris import PRESETS, Iris
 from iris_core.pool import open_pool
 from iris_core.strategies.base import Context
-from iris_core.strategies.references import encode, encode_all
+from iris_core.strategies.references import encode_all, encode_at
 from iris_core.task_file import save_task
 from nnunet_adapters.images import read_reference
 from nnunet_adapters.masks import WRITERS
@@ -152,7 +152,7 @@ def _learnt(folders: dict[str, Path], root: Path) -> None:
     torch.manual_seed(0)
     model = Iris(PRESETS["tiny"]).eval()
     case = read_reference(SAMPLE / "reference.nii.gz", SAMPLE / "reference_mask.nii.gz")
-    bank, task = MemoryBank(), encode(model, case, 1.0, "percentile", levels=False).task
+    bank, task = MemoryBank(), encode_at(model, case, 1.0, "percentile", levels=False).task
     bank.update([f"Dataset901_Hippocampus/{c.name}" for c in case.classes], task)
     seen = {"classes": {c.name: 1.0 for c in case.classes}, "scheme": "percentile", "train": ["a"], "val": ["b"]}
     training = {"datasets": {"Dataset901_Hippocampus": seen}}

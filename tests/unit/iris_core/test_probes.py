@@ -23,7 +23,7 @@ from iris_core.evaluation.context import (
 )
 from iris_core.model.iris import PARTS, without
 from iris_core.strategies import Context
-from iris_core.strategies.references import encode
+from iris_core.strategies.references import encode_at
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_the_verdict_follows_the_rows():
 def test_an_ablated_model_lacks_its_part_and_answers_otherwise(part, tiny, cases):
     case = cases["case0"]
     model = Ablated(tiny, part)
-    shown, lacking = (encode(m, case, 1.0, "percentile", False) for m in (tiny, model))
+    shown, lacking = (encode_at(m, case, 1.0, "percentile", False) for m in (tiny, model))
     assert len(shown.references) == 1
     assert len(lacking.references) == (part != "registration")
     full, cut = shown.task, lacking.task
