@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from iris_core.embeddings import TaskEmbedding
 from iris_core.evaluation.confidence import confidence
 from iris_core.pool import open_pool
 from iris_core.prediction import Prediction
+from iris_core.registration import Registered
 from iris_core.strategies import STRATEGIES, Context, EncodedReference, Plan
 from iris_core.strategies.base import QueryTask
 from iris_core.strategies.memory_bank import known_classes
@@ -50,7 +52,7 @@ class Service:
 
     def __init__(self, weights: str = "iris-small", device: str = "auto") -> None:
         self.checkpoint = checkpoint.load(find_weights(weights), pick_device(device))
-        self._pace: dict[tuple, tuple[float, float]] = {}  # what was measured, see forecast
+        self._pace: dict[tuple[int, ...], tuple[float, float, float]] = {}  # what was measured, see forecast
         seconds = partial(gpu.seconds, self.checkpoint.model)
         self._choose = gpu.lend(self._choose_here, seconds)
         self._segment = gpu.lend(self._segment_here, seconds)
@@ -59,7 +61,11 @@ class Service:
         self._forecast = gpu.lend(self._forecast_here, seconds)
 
     def plan(
-        self, strategy: str, references: Sequence[Case] = (), encoded: Sequence[EncodedReference] = (), **settings
+        self,
+        strategy: str,
+        references: Sequence[Case] = (),
+        encoded: Sequence[EncodedReference] = (),
+        **settings: Any,
     ) -> Plan:
         """Let a strategy make the task of references, or of classes that the weights know: a function of the query.
 
@@ -105,12 +111,16 @@ class Service:
         """The task of one reference, the mean of several; or, without any, that of classes that the weights know."""
         return self.plan("auto", references, classes=classes, grid=grid, scheme=scheme)(None).embedding
 
-    def classes(self) -> dict[str, dict]:
+    def classes(self) -> dict[str, dict[str, Any]]:
         """The classes that the weights know: name → updates in training, spacing in mm, scheme of intensities."""
         return known_classes(self.checkpoint.bank, self.checkpoint.training)
 
     def pool(
-        self, dataset: RawDataset, folder: Path | None, grid: str, progress=lambda done, of: None
+        self,
+        dataset: RawDataset,
+        folder: Path | None,
+        grid: str,
+        progress: Callable[[int, int], None] = lambda done, of: None,
     ) -> list[EncodedReference]:
         """The cases of a raw dataset as references, from the index in ``folder``, which is brought up to date.
 
@@ -159,8 +169,8 @@ class Service:
         strategy: str,
         references: Sequence[Case],
         encoded: Sequence[EncodedReference],
-        settings: dict,
-        query: Case,
+        settings: dict[str, Any],
+        query: Case | None,
     ) -> QueryTask:
         c = self.checkpoint
         context = Context(c.model, references, encoded, bank=c.bank, training=c.training, **settings)
@@ -186,8 +196,10 @@ class Service:
         pace = work.k, work.registrations, embedding.task.memory_keys.shape[1], math.prod(shape).bit_length()
         if pace not in self._pace:
             device = next(model.parameters()).device
-            once, registered = forecast.registration_seconds(embedding, device) if work.registrations else (0.0, None)
-            found = [registered] * work.registrations
+            once, found = 0.0, list[Registered]()
+            if work.registrations:
+                once, registered = forecast.registration_seconds(embedding, device)
+                found = [registered] * work.registrations
             window = forecast.window_seconds(model, embedding, shape, found) / math.prod(shape)
             self._pace[pace] = window, forecast.voxel_seconds(embedding), once * work.registrations
         window, voxel, registering = self._pace[pace]

@@ -37,8 +37,8 @@ class Work:
     samples: of the logits. registrations: of the query to references.
     """
 
-    windows: tuple[tuple[int, int, int], ...]
-    if_lost: tuple[tuple[int, int, int], ...]
+    windows: tuple[tuple[int, ...], ...]
+    if_lost: tuple[tuple[int, ...], ...]
     k: int
     voxels: int
     samples: int
@@ -94,7 +94,7 @@ def registration_seconds(embedding: TaskEmbedding, device: torch.device) -> tupl
 
 @torch.inference_mode()
 def window_seconds(
-    model: Iris, embedding: TaskEmbedding, shape: tuple[int, int, int], registered: Sequence[Registered]
+    model: Iris, embedding: TaskEmbedding, shape: tuple[int, ...], registered: Sequence[Registered]
 ) -> float:
     """Seconds that one window of zeros takes on this machine, with the embedding's classes."""
     device = next(model.parameters()).device

@@ -193,7 +193,9 @@ def coarse_pass(model: Iris, embedding: TaskEmbedding, grid: WorkingGrid) -> Lev
     return None
 
 
-def cover(model: Iris, grid: WorkingGrid, low=(0, 0, 0), high=None) -> list[tuple[tuple, tuple]]:
+def cover(
+    model: Iris, grid: WorkingGrid, low: Sequence[int] = (0, 0, 0), high: Sequence[int] | None = None
+) -> list[tuple[Corner, Corner]]:
     """(start, shape) of the windows that cover a part of the working grid, by default all of it."""
     config, high = model.config, high or grid.working_shape
     lengths = [b - a for a, b in zip(low, high, strict=True)]

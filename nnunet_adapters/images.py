@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ def stem(path: Path) -> str:
     return path.name if path.is_dir() else path.name[: -len(ending(path))]
 
 
-def ras_affine(properties: dict) -> np.ndarray:
+def ras_affine(properties: dict[str, Any]) -> np.ndarray:
     """Voxel (x, y, z) → RAS+ mm from the properties that nnunetv2's readers return."""
     if "nibabel_stuff" in properties:
         stuff = properties["nibabel_stuff"]

@@ -1,5 +1,6 @@
 """The reference's masks at places of the query, where a field leads."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,12 @@ class Field:
     displacement: Tensor
     certainty: Tensor
 
+    def sampled(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Displacement and certainty (1, 4, …) at places of the query in mm, beyond the lattice those of its nearest
+        cell; and whether a place lies on the lattice, (1, 1, …)."""
+        inside = (self.lattice.unit(places).abs() <= 1).all(1, keepdim=True)
+        return self.lattice.sampled(torch.cat([self.displacement, self.certainty], 1), places, "border"), inside
+
 
 @dataclass(frozen=True)
 class Registered:
@@ -30,15 +37,12 @@ class Registered:
 
     def at(self, places: Tensor) -> tuple[Tensor, Tensor]:
         """Places (1, 3, …) of the query in mm → those of the reference, and certainty (1, 1, …): 0 outside of it."""
-        moved = None
-        for field in self.fields:
-            values = torch.cat([field.displacement, field.certainty], 1)
-            sampled = field.lattice.sampled(values, places, "border")
-            inside = (field.lattice.unit(places).abs() <= 1).all(1, keepdim=True)
-            if moved is None:
-                moved = torch.cat([sampled[:, :3], sampled[:, 3:] * inside], 1)
-            else:
-                moved = torch.where(inside, sampled, moved)
+        whole, *closer = self.fields
+        moved, inside = whole.sampled(places)
+        moved = torch.cat([moved[:, :3], moved[:, 3:] * inside], 1)
+        for field in closer:
+            finer, inside = field.sampled(places)
+            moved = torch.where(inside, finer, moved)
         return places + moved[:, :3], moved[:, 3:]
 
 
@@ -71,8 +75,9 @@ def carry_over(registered: Sequence[Registered], lattice: Lattice, step: int = 1
     present = [one.reference.present[None, :, None, None, None] for one in registered]
     shares = torch.stack([(f.certainty**4 + 1e-4) * k for f, k in zip(found, present, strict=True)])
     shares = shares / shares.sum(0).clamp_min(1e-6)
-    certainty = sum(share * f.certainty for share, f in zip(shares, found, strict=True))
-    return Carried(sum(_resized(share, step) * f.masks for share, f in zip(shares, found, strict=True)), certainty)
+    masks = [_resized(share, step) * f.masks for share, f in zip(shares, found, strict=True)]
+    certainties = [share * f.certainty for share, f in zip(shares, found, strict=True)]
+    return Carried(functools.reduce(torch.add, masks), functools.reduce(torch.add, certainties))
 
 
 def _resized(field: Tensor, times: int) -> Tensor:

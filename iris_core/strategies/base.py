@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -59,7 +60,7 @@ class Context:
     encoded: Sequence[EncodedReference] = ()
     classes: Sequence[str] = ()
     bank: MemoryBank = field(default_factory=MemoryBank)
-    training: dict = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
     grid: str = "auto"
     scheme: str | None = None
     options: Options = Options()
@@ -81,7 +82,7 @@ class QueryTask:
     notes: dict[str, str] = field(default_factory=dict)
 
 
-Plan = Callable[[Case], QueryTask]  # a query → its task
+Plan = Callable[[Case | None], QueryTask]  # a query → its task; None where the strategy does not look at the query
 Strategy = Callable[[Context], Plan]
 
 

@@ -20,17 +20,19 @@ def image_retrieval(context: Context) -> Plan:
     pool = encode_all(context)
     shared_classes([reference.embedding for reference in pool])  # else a value would mean this or that, as the query is
     scheme = pool[0].embedding.scheme
-    images = [descriptor(context.model, reference, scheme) for reference in context.references]
+    descriptors = [descriptor(context.model, reference, scheme) for reference in context.references]
     for reference in context.encoded:
         if reference.descriptor is None:
             raise InputError(f"{reference.name}: image_retrieval needs the reference's image, a task file has none")
-        images.append(reference.descriptor)
-    images = torch.stack(images)
+        descriptors.append(reference.descriptor)
+    images = torch.stack(descriptors)
     centre = images.mean(0)
 
-    def plan(query: Case) -> QueryTask:
+    def plan(query: Case | None) -> QueryTask:
         if len(pool) == 1:
             return QueryTask(pool[0].embedding, dict.fromkeys(pool[0].embedding.names, pool[0].name))
+        if query is None:
+            raise InputError("image_retrieval makes another task for every query: there is none without a query")
         near = F.cosine_similarity((descriptor(context.model, query, scheme) - centre)[None], images - centre)
         best = near.argsort(descending=True)[: context.options.top_k].tolist()
         chosen = mean_of([pool[i] for i in best])

@@ -1,5 +1,7 @@
 """No reference at all: classes that the weights have seen in training, by name (paper, section 3.4)."""
 
+from typing import Any
+
 import torch
 
 from iris_core.case import InputError
@@ -8,7 +10,7 @@ from iris_core.model.task_encoder import COMPACT, Task
 from iris_core.strategies.base import Context, Plan, always
 
 
-def known_classes(bank: MemoryBank, training: dict) -> dict[str, dict]:
+def known_classes(bank: MemoryBank, training: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """'Dataset/class' → {updates, spacing_mm, scheme} of every class that can be asked for."""
     found = {}
     for key, count in sorted(bank.counts.items()):

@@ -44,7 +44,7 @@ def shared_scale(
     spacings, schemes = [], {}
     for reference in references:
         classes = reference.present()
-        if not classes:
+        if reference.labels is None or not classes:
             raise InputError(f"{reference.name}: the reference must show at least one class, its mask is empty")
         schemes[scheme or detect_scheme(reference.image)] = reference.name
         labels, spacing_mm = oriented(reference, reference.labels)
@@ -70,7 +70,7 @@ def encode(model: Iris, *references: Case, grid: str = "auto", scheme: str | Non
 
 def encode_all(context: Context) -> list[EncodedReference]:
     """Every reference, at one working spacing and with one intensity scheme; then those that are encoded already."""
-    encoded = []
+    encoded: list[EncodedReference] = []
     if context.references:
         spacing_mm, scheme = shared_scale(context.model, context.references, context.grid, context.scheme)
     for reference in context.references:
@@ -149,6 +149,8 @@ class Volumes:
 
     @classmethod
     def of(cls, reference: Case, scheme: str) -> "Volumes":
+        if reference.labels is None:
+            raise InputError(f"{reference.name}: a reference must have a mask, it has none")
         image, spacing_mm = oriented(reference, normalise(reference.image, scheme))
         labels, _ = oriented(reference, reference.labels)
         return cls(np.ascontiguousarray(image), [c.mask(labels) for c in reference.present()], spacing_mm)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from iris_core.case import Case
+from iris_core.case import Case, InputError
 from iris_core.embeddings import TaskEmbedding, context_ensemble, only
 from iris_core.inference import segment
 from iris_core.strategies.base import Context, Plan, QueryTask
@@ -23,9 +23,11 @@ def retrieval(context: Context) -> Plan:
     first = pool[np.random.default_rng(context.options.seed).integers(len(pool))].embedding
     everything = mean_of(pool)
 
-    def plan(query: Case) -> QueryTask:
+    def plan(query: Case | None) -> QueryTask:
         if len(pool) == 1:
             return QueryTask(everything, dict.fromkeys(everything.names, pool[0].name))
+        if query is None:
+            raise InputError("retrieval makes another task for every query: there is none without a query")
         found = _seen_again(context, first, query)
         wanted: dict[int, list[str]] = {}
         notes = {}

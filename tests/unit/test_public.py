@@ -2,8 +2,10 @@
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +47,14 @@ def test_every_public_name_has_a_docstring():
 def test_nothing_is_loaded_before_it_is_used():
     code = "import sys, app, iris_core, app.cli; sys.exit('torch' in sys.modules or 'nnunetv2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_types_of_the_public_surface_and_of_the_readmes_script(tmp_path):
+    script = tmp_path / "readme.py"
+    script.write_text(re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)[1], "utf-8")
+    checked = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["mypy"]["files"]
+    mypy = subprocess.run([sys.executable, "-m", "mypy", *checked, script], cwd=ROOT, capture_output=True, text=True)
+    assert mypy.returncode == 0, mypy.stdout + mypy.stderr
 
 
 def test_from_files_to_a_mask(eager_weights, scan, tmp_path):
