@@ -1,5 +1,6 @@
 """What the page keeps of its visitors, on the server: uploads, masks, volumes. Each visitor sees only their own."""
 
+import os
 import re
 import secrets
 import shutil
@@ -14,7 +15,8 @@ from pathlib import Path
 
 from app.results import Result
 from iris_core.case import InputError
-from iris_core.strategies import Known
+from iris_core.checkpoint import HERE, forget_the_dead
+from iris_core.strategies import EncodedReference
 
 GRACE_S = 15  # a page that is loaded again finds everything as it was
 ARRIVAL_S = 3  # for the old page to be gone
@@ -25,12 +27,12 @@ KEPT_S = 4 * 3600  # results and uploads are deleted when the page is closed, at
 class Desk:
     """What a visitor has at hand from run to run.
 
-    corrected: a query's first upload → its mask as a person corrected it. encoded: references that need not be encoded
-    again. fields: what is filled in. drawings: a folder for the mask of each scan that they drew on.
+    corrected: a query's first upload → its mask as a person corrected it. cache: references that need not be
+    encoded again. fields: what is filled in. drawings: a folder for the mask of each scan that they drew on.
     """
 
     corrected: dict[Path, Path] = field(default_factory=dict)
-    encoded: dict[tuple, Known] = field(default_factory=dict)
+    cache: dict[tuple, EncodedReference] = field(default_factory=dict)
     fields: tuple = ()
     drawings: dict[str, Path] = field(default_factory=dict)
 
@@ -43,7 +45,8 @@ class Sessions:
     """
 
     def __init__(self) -> None:
-        self.root = Path(tempfile.mkdtemp(prefix="iris-page-")).resolve()
+        forget_the_dead(Path(tempfile.gettempdir()))  # whose program was killed before it could delete it
+        self.root = Path(tempfile.mkdtemp(prefix=f"{HERE}-{os.getpid()}-page-")).resolve()
         weakref.finalize(self, shutil.rmtree, self.root, ignore_errors=True)
         self._lock = threading.Lock()
         self._tokens: dict[str, str] = {}  # visitor → token of the last run
@@ -189,7 +192,7 @@ class Sessions:
 
     def without_folders(self, message: str) -> str:
         """A message with the names of uploaded and unpacked files instead of their places on the server."""
-        return re.sub(re.escape(str(self.root)) + r"/[^/\s]+/((queries|shown|references)/)?", "", message)
+        return re.sub(re.escape(str(self.root)) + r"/[^/\s]+/((queries|references)/)?", "", message)
 
 
 def _written(path: Path) -> int:

@@ -20,9 +20,9 @@ from iris_core.case import Case, InputError
 from iris_core.checkpoint import Checkpoint
 from iris_core.embeddings import TaskEmbedding
 from iris_core.nearest import EXACT, Approximate, Exact
-from iris_core.strategies.base import Known
+from iris_core.strategies.base import EncodedReference
 from iris_core.strategies.image_retrieval import descriptor
-from iris_core.strategies.references import encode, shared_scale
+from iris_core.strategies.references import encode_at, shared_scale
 from iris_core.strategies.search import Library, vector
 from iris_core.task_file import load_task, save_task
 
@@ -81,14 +81,14 @@ def open_pool(
             progress(done, len(sources))
             if pool.current(rows, name, source):
                 continue
-            pool.remove(rows, name)
             case = read(name)
-            if case.present():
-                embedding = encode(model, case, spacing_mm, scheme, grid == "auto")
+            embedding = encode_at(model, case, spacing_mm, scheme, grid == "auto") if case.present() else None
+            pool.remove(rows, name)  # from here on others wait to write
+            if embedding is None:
+                rows.execute("INSERT INTO cases (name, source) VALUES (?, ?)", (name, source))
+            else:
                 save_task(pool.file(name), embedding, checkpoint.sha256, (name,))
                 pool.add(rows, name, source, embedding, descriptor(model, case, scheme))
-            else:
-                rows.execute("INSERT INTO cases (name, source) VALUES (?, ?)", (name, source))
             rows.commit()
     if not len(pool):
         raise InputError(f"{dataset}: a pool needs cases that show a class, none of {len(sources)} does")
@@ -112,6 +112,7 @@ class Pool(Library):
     def __init__(self, folder: Path, checkpoint: Checkpoint) -> None:
         self.folder, self.checkpoint = folder, checkpoint
         self._nearest = lru_cache(8)(self._index)
+        self._loaded = lru_cache(16)(self._load)
 
     @contextmanager
     def changing(self) -> Iterator[sqlite3.Connection]:
@@ -179,21 +180,24 @@ class Pool(Library):
     def __len__(self) -> int:
         return self._rows("SELECT COUNT(*) FROM cases WHERE bytes IS NOT NULL")[0][0]
 
-    def __getitem__(self, place: int) -> Known:
+    def __getitem__(self, place: int) -> EncodedReference:
         found = self._rows("SELECT id FROM cases WHERE bytes IS NOT NULL ORDER BY name LIMIT 1 OFFSET ?", place)
         if not found:
             raise IndexError(place)
         return self.get(found[0][0])
 
-    def __iter__(self) -> Iterator[Known]:
+    def __iter__(self) -> Iterator[EncodedReference]:
         for (key,) in self._rows("SELECT id FROM cases WHERE bytes IS NOT NULL ORDER BY name"):
             yield self.get(key)
 
-    def get(self, key: int) -> Known:
+    def get(self, key: int) -> EncodedReference:
+        return self._loaded(key)
+
+    def _load(self, key: int) -> EncodedReference:
         ((name, image),) = self._rows("SELECT name, descriptor FROM cases WHERE id = ?", key)
         embedding = load_task(self.file(name), self.checkpoint.model, self.checkpoint.sha256)
         image = self._vectors([image], np.float32, self.checkpoint.model.config.widths[-1])[0]
-        return Known(name, embedding, torch.from_numpy(image))
+        return EncodedReference(name, embedding, torch.from_numpy(image))
 
     def classes(self) -> dict[str, int]:
         """Name → label value of every class, by rising value. The cases are of one dataset: they agree."""

@@ -15,29 +15,31 @@ from iris_core.case import Case, InputError
 from iris_core.checkpoint import read_json, write_json
 from iris_core.embeddings import TaskEmbedding
 from iris_core.prediction import Prediction
-from iris_core.strategies import Chosen, Plan
+from iris_core.strategies import Plan, QueryTask
 from nnunet_adapters.headers import is_scan
 from nnunet_adapters.images import read_scan
 from nnunet_adapters.outputs import PLAIN, PROBABILITIES, Wanted, output_name, seg_name, write
 from nnunet_adapters.statistics import statistics, write_statistics
+from nnunet_adapters.voxels import stamp
 
 FAILURES = (InputError, OSError, MemoryError, RuntimeError)
 TABLE_LINES = 40
+BEGUN, FAILED = "begun", "failed"  # status of a result whose files are being written, or not all could be
 
 
-def expand_queries(paths: tuple[Path, ...], shown: tuple[Path, ...] = ()) -> list[Path]:
+def expand_queries(paths: tuple[Path, ...], references: tuple[Path, ...] = ()) -> list[Path]:
     """Scans as they are; a folder becomes the scans in it, or is itself one DICOM series if it holds none.
 
-    Hidden files and what was ``shown`` (the reference and its mask) are not taken from a folder.
+    Hidden files and ``references``, files that are no queries, are not taken from a folder.
     """
-    known = {path.resolve() for path in shown}
+    left_out = {path.resolve() for path in references}
     queries = []
     for path in paths:
         files = sorted(p for p in path.iterdir() if not p.name.startswith(".")) if path.is_dir() else []
         scans = [p for p in files if is_scan(p)]
         if scans and any(p.name.lower().endswith((".dcm", ".ima")) for p in files):
             raise InputError(f"{path}: must hold scans or one DICOM series, found both; name the files to segment")
-        queries += [p for p in scans if p.resolve() not in known] if scans else [path]
+        queries += [p for p in scans if p.resolve() not in left_out] if scans else [path]
     return queries
 
 
@@ -81,7 +83,7 @@ def segment_queries(
     plan: Plan,
     confidence: Callable[[Case, np.ndarray, TaskEmbedding], dict[str, float]],
     queries: list[Path],
-    shown: tuple[Path, ...],
+    references: tuple[Path, ...],
     output: Path,
     keep: bool,
     report: dict,
@@ -92,14 +94,14 @@ def segment_queries(
 
     The next scan is read and the last mask written while one is decoded; at most two scans wait.
     plan: T for a query. confidence: of a query, its labels and their T, per class; {} for none.
-    shown: the reference and its mask, which no result may replace. keep: leave masks that exist. report: goes into
+    references: their files, which no result may replace. keep: leave masks that exist. report: goes into
     run.json, with an entry a query. wanted: what is written of each.
 
     Raises InputError before any work if a result would replace a file that no former run wrote.
     """
     names = named_outputs(queries, wanted.format)
     former = former_results(output)
-    scans = {p.resolve() for p in (*queries, *shown)}
+    scans = {p.resolve() for p in (*queries, *references)}
     for name, query in names.items():
         target = output / name
         if target.resolve() in scans:
@@ -115,24 +117,29 @@ def segment_queries(
         if path.exists() and not former:
             raise InputError(f"{path}: exists and is of no former run; choose another --output")
     names = dict(list(names.items())[part.number :: part.of])
-    there = [name for name in names if keep and (output / name).is_file()]
+    unfinished = {name for name, entry in former.items() if entry.get("status") in (BEGUN, FAILED)}
+    there = [name for name in names if keep and name not in unfinished and (output / name).is_file()]
     entries = {name: former.get(name, {"query": str(names[name])}) | {"status": "kept"} for name in there}
     work = [(name, query) for name, query in names.items() if name not in entries]
 
     def record(name: str, entry: dict) -> None:
         entries[name] = entry
-        if any(e["status"] != "failed" for e in entries.values()) or run_file.is_file():
+        if any(e["status"] != FAILED for e in entries.values()) or run_file.is_file():
             write_json(run_file, report | {"results": entries})
 
     def fail(name: str, error: Exception) -> None:
         query = str(names[name])
         message = str(error) if query in str(error) else f"{query}: {error or type(error).__name__}"
         tqdm.write(f"iris: error: {message}", file=sys.stderr)
-        record(name, {"query": query, "status": "failed", "error": message})
+        record(name, {"query": query, "status": FAILED, "error": message})
 
-    def finish(name: str, written: Future, entry: dict) -> None:
+    def finish(name: str, written: Future, entry: dict, before: list) -> None:
         try:
-            record(name, entry | written.result())
+            said = written.result()
+            if stamp(names[name]) != before:  # the mask has the new scan's header, and the old one's labels
+                (output / name).unlink(missing_ok=True)
+                raise InputError(f"{names[name]}: was changed while it was segmented; run again for its mask")
+            record(name, entry | said)
         except FAILURES as error:
             fail(name, error)
 
@@ -144,25 +151,26 @@ def segment_queries(
         for name, query, read in _ahead(reader, work):
             started = time.perf_counter()
             try:
-                case = read.result()
-                chosen = plan(case)
-                task = chosen.embedding
+                case, before = read.result()
+                query_task = plan(case)
+                task = query_task.embedding
                 prediction = predict(task, case)
                 labels = wanted.labels(prediction, task.values, case.voxel_ml)
                 if last:
                     finish(*last)
+                record(name, {"query": str(query), "status": BEGUN})
                 written = writer.submit(write, labels, query, output / name, task, wanted, prediction)
                 trust = confidence(case, labels, task)
-                entry = entry_of(query, case, chosen, labels, trust, time.perf_counter() - started)
+                entry = entry_of(query, case, query_task, labels, trust, time.perf_counter() - started)
                 if wanted.statistics:
                     entry["statistics"] = statistics(case, labels, task.values, task.names, trust)
-                last = name, written, entry
+                last = name, written, entry, before
             except FAILURES as error:
                 fail(name, error)
             bar.update()
         if last:
             finish(*last)
-    done = sum(entry["status"] != "failed" for entry in entries.values())
+    done = sum(entry["status"] != FAILED for entry in entries.values())
     _print_table(entries)
     if wanted.statistics and done:
         rows = [{"scan": name} | row for name, entry in entries.items() for row in entry.get("statistics", ())]
@@ -177,17 +185,22 @@ def _ahead(reader: ThreadPoolExecutor, work: list[tuple[str, Path]]) -> Iterator
     """Each query with its scan, while the next one is being read."""
     waiting: deque[tuple[str, Path, Future]] = deque()
     for name, query in work:
-        waiting.append((name, query, reader.submit(read_scan, query)))
+        waiting.append((name, query, reader.submit(_stamped, query)))
         if len(waiting) > 1:
             yield waiting.popleft()
     yield from waiting
 
 
+def _stamped(query: Path) -> tuple[Case, list]:
+    before = stamp(query)
+    return read_scan(query), before
+
+
 def entry_of(
-    query: Path | str, case: Case, chosen: Chosen, labels: np.ndarray, trust: dict[str, float], seconds: float
+    query: Path | str, case: Case, query_task: QueryTask, labels: np.ndarray, trust: dict[str, float], seconds: float
 ) -> dict:
     """What run.json says of one query."""
-    task = chosen.embedding
+    task = query_task.embedding
     return {
         "query": str(query),
         "status": "done",
@@ -196,7 +209,7 @@ def entry_of(
         "intensity": task.scheme,
         "volumes_ml": volumes_ml(labels, task.values, task.names, case.voxel_ml),
         "confidence": {name: round(value, 4) for name, value in trust.items()},
-        **({"notes": chosen.notes} if chosen.notes else {}),
+        **({"notes": query_task.notes} if query_task.notes else {}),
         "seconds": round(seconds, 3),
     }
 

@@ -110,13 +110,15 @@ class Worker:
                     raise InputError(f"{row.query}: its output must end in {end}, got {row.output}")
                 case = read_scan(query)
                 fetched = time.perf_counter()
-                chosen = plan(case)
-                prediction = self.service.predict(chosen.embedding, case)
-                labels = wanted.labels(prediction, chosen.embedding.values, case.voxel_ml)
-                trust = self.service.confidence(judges, case, labels, chosen.embedding) if judges else {}
+                query_task = plan(case)
+                prediction = self.service.predict(query_task.embedding, case)
+                labels = wanted.labels(prediction, query_task.embedding.values, case.voxel_ml)
+                trust = self.service.confidence(judges, case, labels, query_task.embedding) if judges else {}
                 made = Path(folder) / "made" / Path(row.output).name
-                said = write(labels, query, made, chosen.embedding, wanted, prediction)
-            result = entry_of(row.query, case, chosen, labels, trust, time.perf_counter() - started) | said
+                said = write(labels, query, made, query_task.embedding, wanted, prediction)
+            if self._key(row, shown) != key:
+                raise InputError(f"{row.query}: was changed while it was segmented; run again for its mask")
+            result = entry_of(row.query, case, query_task, labels, trust, time.perf_counter() - started) | said
             result |= {"output": row.output, "key": key, "sha256": _sha256(made.read_bytes())}
             result["seconds_read"] = round(fetched - started, 3)
             self._keep(made, target, result, Path(folder) / "record.json")

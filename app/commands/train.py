@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -66,6 +67,7 @@ class Train:
         from tqdm import tqdm
 
         from app.service import pick_device
+        from iris_core.checkpoint import held
         from iris_core.model.iris import PRESETS, without
         from iris_core.training.loop import TrainConfig, train
         from iris_core.training.processes import together
@@ -94,6 +96,7 @@ class Train:
             processes.wait()
             index = prepare_training(*data)
             device = processes.device(pick_device(self.device))
-            train(cache, index, self.output, model, config, device, self.resume, start, processes)
+            with held(self.output) if processes.first else nullcontext():
+                train(cache, index, self.output, model, config, device, self.resume, start, processes)
         print(f"weights: {self.output}")
         return 0

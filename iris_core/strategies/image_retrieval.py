@@ -6,33 +6,38 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iris_core.case import Case
+from iris_core.case import Case, InputError
 from iris_core.geometry import WorkingGrid, apply_matrices, oriented, window_shape
 from iris_core.intensity import normalise
 from iris_core.model.iris import Iris, precision
-from iris_core.strategies.base import Chosen, Given, Plan
+from iris_core.strategies.base import Context, Plan, QueryTask
 from iris_core.strategies.references import encode_all, mean_of
 from iris_core.strategies.search import Library
 
 
-def image_retrieval(given: Given) -> Plan:
+def image_retrieval(context: Context) -> Plan:
     """All classes from the same references, nearest by the cosine of one descriptor an image."""
-    given.require_references("image_retrieval")
-    pool = encode_all(given)
+    context.require_references("image_retrieval")
+    pool = encode_all(context)
     classes = pool.classes()  # else a value would mean this or that, as the query is
     scheme = pool[0].embedding.scheme
-    if given.references:
-        shown = zip(pool, given.references, strict=False)  # the references come first
-        described = [replace(known, descriptor=descriptor(given.model, case, scheme)) for known, case in shown]
-        pool = Library([*described, *list(pool)[len(described) :]])
+    if pool is not context.encoded:  # of a pool on disk the images are described
+        images = (descriptor(context.model, case, scheme) for case in context.references)
+        described = [replace(one, descriptor=image) for one, image in zip(pool, images, strict=False)]
+        pool = Library([*described, *context.encoded])
+        if lacking := [reference.name for reference in context.encoded if reference.descriptor is None]:
+            raise InputError(f"{lacking[0]}: image_retrieval needs the reference's image, a task file has none")
 
-    def plan(query: Case) -> Chosen:
+    def plan(query: Case | None) -> QueryTask:
         if len(pool) == 1:
-            return Chosen(pool[0].embedding, dict.fromkeys(classes, pool[0].name))
-        near = pool.looking_like(descriptor(given.model, query, scheme), given.options.top_k)
-        chosen = mean_of([pool.get(key) for key, _ in near])
-        note = ", ".join(f"{pool.get(key).name} ({cosine:.3f})" for key, cosine in near)
-        return Chosen(chosen, dict.fromkeys(chosen.names, note))
+            return QueryTask(pool[0].embedding, dict.fromkeys(classes, pool[0].name))
+        if query is None:
+            raise InputError("image_retrieval makes another task for every query: there is none without a query")
+        near = pool.looking_like(descriptor(context.model, query, scheme), context.options.top_k)
+        best = [(pool.get(key), cosine) for key, cosine in near]
+        chosen = mean_of([reference for reference, _ in best])
+        note = ", ".join(f"{reference.name} ({cosine:.3f})" for reference, cosine in best)
+        return QueryTask(chosen, dict.fromkeys(chosen.names, note))
 
     return plan
 

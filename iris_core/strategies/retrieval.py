@@ -2,35 +2,37 @@
 
 import numpy as np
 
-from iris_core.case import Case
+from iris_core.case import Case, InputError
 from iris_core.embeddings import TaskEmbedding, context_ensemble, only
 from iris_core.inference import segment
-from iris_core.strategies.base import Chosen, Given, Plan
-from iris_core.strategies.references import as_reference, encode, encode_all, mean_of
+from iris_core.strategies.base import Context, Plan, QueryTask
+from iris_core.strategies.references import as_reference, encode_all, encode_at, mean_of
 
 MANY = 100  # references that stand for all that show a class. Ours: of so many the mean no longer moves
 
 
-def retrieval(given: Given) -> Plan:
+def retrieval(context: Context) -> Plan:
     """Object-level retrieval: segment the query with one reference, drawn at random; re-encode what was found; for
     each class on its own take the references nearest by cosine, and decode with their mean.
 
     A class that the first pass did not find takes all references that have it, of many MANY, and the notes say so.
     """
-    given.require_references("retrieval")
-    pool = encode_all(given)
+    context.require_references("retrieval")
+    pool = encode_all(context)
     classes = pool.classes()
-    first = pool[int(np.random.default_rng(given.options.seed).integers(len(pool)))].embedding
+    first = pool[int(np.random.default_rng(context.options.seed).integers(len(pool)))].embedding
 
-    def plan(query: Case) -> Chosen:
+    def plan(query: Case | None) -> QueryTask:
         if len(pool) == 1:
-            return Chosen(mean_of(pool), dict.fromkeys(classes, pool[0].name))
-        found = _seen_again(given, first, query)
+            return QueryTask(mean_of(pool), dict.fromkeys(classes, pool[0].name))
+        if query is None:
+            raise InputError("retrieval makes another task for every query: there is none without a query")
+        found = _seen_again(context, first, query)
         wanted: dict[int, list[str]] = {}
         notes = {}
         for name in classes:
             if found is not None and name in found.names:
-                near = pool.like(name, found, given.options.top_k)
+                near = pool.like(name, found, context.options.top_k)
                 notes[name] = ", ".join(f"{pool.get(key).name} ({cosine:.3f})" for key, cosine in near)
                 keys = [key for key, _ in near]
             else:
@@ -41,12 +43,12 @@ def retrieval(given: Given) -> Plan:
             for key in keys:
                 wanted.setdefault(key, []).append(name)
         chosen = context_ensemble([only(pool.get(key).embedding, names) for key, names in sorted(wanted.items())])
-        return Chosen(chosen, notes)
+        return QueryTask(chosen, notes)
 
     return plan
 
 
-def _seen_again(given: Given, first: TaskEmbedding, query: Case) -> TaskEmbedding | None:
+def _seen_again(context: Context, first: TaskEmbedding, query: Case) -> TaskEmbedding | None:
     """T of what the first pass finds in the query; None if it finds nothing."""
-    shown = as_reference(query, segment(given.model, first, query), first)
-    return encode(given.model, shown, first.spacing_mm, first.scheme, False) if shown.present() else None
+    shown = as_reference(query, segment(context.model, first, query), first)
+    return encode_at(context.model, shown, first.spacing_mm, first.scheme, False) if shown.present() else None

@@ -5,54 +5,50 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import torch
 
-from iris_core.case import InputError
 from iris_core.embeddings import TaskEmbedding, shared_classes
 from iris_core.nearest import Exact
-from iris_core.strategies.base import Known
+from iris_core.strategies.base import EncodedReference
 
 
-class Library(Sequence[Known]):
+class Library(Sequence[EncodedReference]):
     """References in memory. A pool on disk (pool.py) answers the same without reading them.
 
     A reference goes by its key: its place in the sequence here, another number in a pool.
     """
 
-    def __init__(self, known: Iterable[Known]) -> None:
-        self._known = list(known)
+    def __init__(self, references: Iterable[EncodedReference]) -> None:
+        self._references = list(references)
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._references)
 
-    def __getitem__(self, place: int) -> Known:
-        return self._known[place]
+    def __getitem__(self, place: int) -> EncodedReference:  # type: ignore[override]  # no slices
+        return self._references[place]
 
-    def __iter__(self) -> Iterator[Known]:
-        return iter(self._known)
+    def __iter__(self) -> Iterator[EncodedReference]:
+        return iter(self._references)
 
-    def get(self, key: int) -> Known:
-        return self._known[key]
+    def get(self, key: int) -> EncodedReference:
+        return self._references[key]
 
     def classes(self) -> dict[str, int]:
         """Name → label value of every class, by rising value. Raises InputError where the references disagree."""
-        return shared_classes([known.embedding for known in self._known])
+        return shared_classes([reference.embedding for reference in self._references])
 
     def having(self, name: str) -> list[int]:
         """Keys of the references that show a class."""
-        return [i for i, known in enumerate(self._known) if name in known.embedding.names]
+        return [i for i, reference in enumerate(self._references) if name in reference.embedding.names]
 
     def like(self, name: str, found: TaskEmbedding, number: int) -> list[tuple[int, float]]:
         """(key, cosine around their mean) of the references whose structure is most like the one that was found."""
         keys = self.having(name)
-        vectors = np.stack([vector(self._known[i].embedding, name) for i in keys])
+        vectors = np.stack([vector(self._references[i].embedding, name) for i in keys])
         return Exact(np.array(keys), vectors).search(vector(found, name), number)
 
     def looking_like(self, image: torch.Tensor, number: int) -> list[tuple[int, float]]:
         """(key, cosine around their mean) of the references whose image as a whole is most like one of that
-        descriptor. Raises InputError where a reference has none."""
-        for known in self._known:
-            if known.descriptor is None:
-                raise InputError(f"{known.name}: image_retrieval needs the reference's image, a task file has none")
-        images = torch.stack([known.descriptor for known in self._known]).numpy()
+        descriptor. Every reference must have one."""
+        images = torch.stack([r.descriptor for r in self._references if r.descriptor is not None]).numpy()
         return Exact(np.arange(len(images)), images).search(image.numpy(), number)
 
 

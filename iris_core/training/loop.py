@@ -19,7 +19,7 @@ from iris_core.data.cache import class_spacings, read_case
 from iris_core.data.episodes import EpisodeDataset
 from iris_core.evaluation.protocol import Draw, draw_pairs, evaluate, summarise
 from iris_core.model.iris import Iris, IrisConfig
-from iris_core.strategies import Given
+from iris_core.strategies import Context
 from iris_core.training.learn import average_gradients, learn_one, learn_share, side_by_side
 from iris_core.training.log import Log
 from iris_core.training.processes import ALONE, Processes
@@ -194,7 +194,7 @@ def _validate(model: Iris, cache: Path, index: dict[str, dict], config: TrainCon
             return Case(cached.image, affine, cached.labels.astype(np.int32), classes, ignore, case)
 
         draws = [Draw((reference,), (query,)) for reference, query in pairs]
-        scores = list(evaluate("one_shot", Given(model, scheme="none"), read, draws, tolerance_mm=None))
+        scores = list(evaluate("one_shot", Context(model, scheme="none"), read, draws, tolerance_mm=None))
         mean = summarise(scores)["mean_dice"]
         if mean is not None:
             report[f"dice/{name}"] = mean

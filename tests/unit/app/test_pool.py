@@ -44,7 +44,7 @@ def test_a_pool_is_the_same_as_its_cases(strategy, dataset, service, tmp_path):
     from_cases = service.plan(strategy, cases, scheme="percentile")(cases[0])
     for _ in range(2):  # encoded, then read
         known = service.pool(dataset, tmp_path / "pool", "auto")
-        from_pool = service.plan(strategy, known=known)(cases[0])
+        from_pool = service.plan(strategy, encoded=known)(cases[0])
         assert from_pool.notes == from_cases.notes
         assert from_pool.embedding.spacing_mm == pytest.approx(from_cases.embedding.spacing_mm)
         assert torch.equal(from_pool.embedding.task.tokens, from_cases.embedding.task.tokens)
@@ -143,7 +143,7 @@ def test_vectors_that_are_none_are_refused(dataset, service, tmp_path, column, v
     pool, query = service.pool(dataset, folder, "auto"), dataset.case("case0")
     strategy = "retrieval" if "vector" in column else "image_retrieval"
     with pytest.raises(InputError, match=r"pool\.sqlite: not usable"):
-        service.plan(strategy, known=pool)(query)
+        service.plan(strategy, encoded=pool)(query)
 
 
 @pytest.mark.parametrize("spacing_mm", ["nan", "-1", "x", 10**15])
@@ -163,7 +163,7 @@ def test_a_case_adds_rows_and_only_what_is_chosen_is_read(dataset, service, tmp_
     read = []
     monkeypatch.setattr(pools, "load_task", lambda path, *more: read.append(path.name) or load_task(path, *more))
     pool = service.pool(dataset, tmp_path / "pool", "auto")
-    plan = service.plan("image_retrieval", known=pool, options=Options(top_k=2))
+    plan = service.plan("image_retrieval", encoded=pool, options=Options(top_k=2))
     assert read == ["case0.task.safetensors"]
     plan(dataset.case("case3"))
     assert set(read[1:]) <= {f"case{i}.task.safetensors" for i in range(6)} and len(set(read[1:])) == 2
