@@ -8,6 +8,7 @@ is started again; seconds a scan here and on Ray; and the driver's memory for a 
 """
 
 import argparse
+import logging
 import os
 import signal
 import subprocess
@@ -25,6 +26,7 @@ def serve() -> object:
     """An S3 server on the loopback, which processes that begin after it find by their environment."""
     from moto.server import ThreadedMotoServer
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     os.environ |= {

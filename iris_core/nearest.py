@@ -23,11 +23,13 @@ class Exact:
     def __init__(self, keys: np.ndarray, vectors: np.ndarray) -> None:
         self.keys = keys
         self.centre = vectors.mean(0) if len(vectors) > 1 else np.zeros_like(vectors[0])
-        self.vectors = _unit(vectors - self.centre)
+        self.vectors = vectors - self.centre
+        self.vectors /= _length(self.vectors)
 
     def search(self, query: np.ndarray, number: int) -> list[tuple[int, float]]:
         """(key, cosine) of the nearest, best first."""
-        cosine = self.vectors @ _unit(query - self.centre)
+        query = query - self.centre
+        cosine = self.vectors @ (query / _length(query))
         best = np.argsort(-cosine, kind="stable")[:number]
         return [(int(self.keys[i]), float(cosine[i])) for i in best]
 
@@ -86,5 +88,5 @@ def _trained(faiss, number: int, blocks: Blocks):
     return index
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+def _length(vectors: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.einsum("...d,...d->...", vectors, vectors))[..., None].clip(1e-12)

@@ -215,8 +215,9 @@ class Pool(Library):
     def _search(self, name: str, query: np.ndarray, number: int) -> list[tuple[int, float]]:
         """Those that an index knows and that have been taken out of the pool since are passed over."""
         found = self._nearest(name).search(query, 2 * number)
-        left = (near for near in found if self._rows("SELECT 1 FROM cases WHERE id = ?", near[0]))
-        return [near for near, _ in zip(left, range(number), strict=False)]
+        keys = ", ".join(str(key) for key, _ in found)
+        left = {key for (key,) in self._rows(f"SELECT id FROM cases WHERE id IN ({keys})")}
+        return [near for near in found if near[0] in left][:number]
 
     def _index(self, name: str) -> Exact | Approximate:
         table, which = ("cases", "bytes IS NOT NULL") if name == IMAGE else ("classes", "name = ?")

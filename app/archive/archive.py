@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from app.archive.engines import engine
 from app.archive.manifest import Row, check_all, checked, columns, of_part, rows
-from app.archive.places import address, is_remote, put, scans_in, within
+from app.archive.places import address, is_remote, needed, put, scans_in, within
 from iris_core.case import InputError
 from iris_core.checkpoint import write_json
 from nnunet_adapters.folder import Part
@@ -44,6 +44,7 @@ def segment_archive(command: "Segment") -> int:
     if command.statistics or command.pool:
         raise InputError("--statistics and --pool are of one folder: not with --manifest, --engine or addresses")
     run = engine(command.engine)
+    needed("pyarrow", "an archive")
     sha256 = hashlib.sha256((find_weights(command.weights) / "model.safetensors").read_bytes()).hexdigest()
     part = Part(command.part_id, command.num_parts)
     manifest = address(command.manifest) if command.manifest else None

@@ -121,6 +121,7 @@ def learnt(output: Path) -> tuple[dict[int, str], bytes, bytes]:
     return losses(output), *((output / f"{part}.safetensors").read_bytes() for part in ("model", "bank"))
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_does_and_either_goes_on_for_the_other(whole_run, raw_data, tmp_path):
     output = tmp_path / "run"
     process = launch(with_two(raw_data, output))
