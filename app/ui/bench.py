@@ -23,6 +23,7 @@ class Bench:
         """A page has been loaded, perhaps again: whether it was, token, what was filled in, what in_sight gives,
         status, masks and extras to take away."""
         token = self.sessions.arrive(request.session_hash, key)
+        self.actions.admit(request)
         fields = self.sessions.desk(request.session_hash).fields
         if not fields:
             return gr.skip()
@@ -36,6 +37,7 @@ class Bench:
     def preview(self, request: gr.Request, token, *values):
         """The uploads as they are: token, what in_sight gives. What cannot be read is said elsewhere."""
         visitor = request.session_hash
+        self.actions.admit(request)
         self.sessions.desk(visitor).fields = values[:FIELDS]
         if self.sessions.busy(visitor):  # the run shows them when it ends
             return gr.skip()
