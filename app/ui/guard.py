@@ -115,6 +115,33 @@ class Room:
         await (refusal or self.app)(scope, receive, send)
 
 
+class Files:
+    """ASGI middleware: scans and masks are not left in the browser's cache; one that was deleted with its visitor while
+    it was asked for is not found, and no error of the server."""
+
+    def __init__(self, app) -> None:
+        self.app = app
+
+    async def __call__(self, scope, receive, send) -> None:
+        begun = False
+
+        async def send_uncached(message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                MutableHeaders(scope=message)["Cache-Control"] = "no-store"
+            await send(message)
+
+        if "/file=" not in scope.get("path", ""):
+            return await self.app(scope, receive, send)
+        try:
+            await self.app(scope, receive, send_uncached)
+        except RuntimeError as error:  # starlette's, of a file that is gone
+            if begun or "does not exist" not in str(error):
+                raise
+            await PlainTextResponse("Not found", 404)(scope, receive, send)
+
+
 def fetch_nothing(page: gr.Blocks) -> None:
     """Where a program names an address as its file, gradio would fetch it, however large: it is refused."""
 

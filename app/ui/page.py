@@ -10,9 +10,7 @@ from importlib import import_module
 from importlib.util import find_spec
 
 import gradio as gr
-from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
-from starlette.responses import PlainTextResponse
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
@@ -22,7 +20,7 @@ from app.session import KEPT_S, Sessions
 from app.ui import layout
 from app.ui.actions import SAMPLES, Actions
 from app.ui.bench import Bench
-from app.ui.guard import Guard, Room, fetch_nothing
+from app.ui.guard import Files, Guard, Room, fetch_nothing
 from app.ui.looks import CSS, HEAD, KEY, THEME
 from app.ui.programs import Programs, spell_out
 from app.ui.views import Views
@@ -35,33 +33,6 @@ AT_ONCE = 2  # visitors whose runs proceed side by side, so that a big volume do
 PRIVATE = {"api_visibility": "private"}
 QUIET = PRIVATE | {"show_progress": "hidden"}
 LIVE = QUIET | {"trigger_mode": "always_last", "concurrency_limit": None}
-
-
-class Files:
-    """ASGI middleware: scans and masks are not left in the browser's cache; one that was deleted with its visitor while
-    it was asked for is not found, and no error of the server."""
-
-    def __init__(self, app) -> None:
-        self.app = app
-
-    async def __call__(self, scope, receive, send) -> None:
-        begun = False
-
-        async def send_uncached(message) -> None:
-            nonlocal begun
-            if message["type"] == "http.response.start":
-                begun = True
-                MutableHeaders(scope=message)["Cache-Control"] = "no-store"
-            await send(message)
-
-        if "/file=" not in scope.get("path", ""):
-            return await self.app(scope, receive, send)
-        try:
-            await self.app(scope, receive, send_uncached)
-        except RuntimeError as error:  # starlette's, of a file that is gone
-            if begun or "does not exist" not in str(error):
-                raise
-            await PlainTextResponse("Not found", 404)(scope, receive, send)
 
 
 SETTINGS = {
