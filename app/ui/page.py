@@ -58,7 +58,9 @@ def launch(
     limits: Limits,
     embed: Sequence[str],
 ) -> None:
-    """Build the page and serve it. embed: origins that may show it in a frame."""
+    """Build the page and serve it. embed: origins whose pages may show it in a frame."""
+    if wrong := [origin for origin in embed if not re.fullmatch(r"https?://[\w.-]+(:\d+)?", origin)]:
+        raise InputError(f"--embed must be addresses like https://huggingface.co, without a path, got {wrong}")
     if mcp and not find_spec("mcp"):
         raise InputError("--mcp needs gradio's own set of packages: pip install 'gradio[mcp]'")
     page = build(weights, device, sample, limits)
@@ -78,11 +80,9 @@ def serve_at(host: str, port: int, page: gr.Blocks, **options) -> None:
 def serve(page: gr.Blocks, middleware: Sequence[Middleware] = (), embed: Sequence[str] = (), **options) -> None:
     """Serve what ``build`` made until interrupted or terminated; then everything that visitors left is deleted.
 
-    embed: origins whose pages may show this one in a frame. Raises InputError for what is no origin.
+    embed: origins whose pages may show this one in a frame.
     """
     sessions = page.sessions
-    if wrong := [origin for origin in embed if not re.fullmatch(r"https?://[\w.-]+(:\d+)?", origin)]:
-        raise InputError(f"--embed must be addresses like https://huggingface.co, without a path, got {wrong}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     routes = [Mount(ROUTE, app=StaticFiles(directory=FOLDER))]
     guard = [Middleware(Guard, embed=embed), *middleware, Middleware(Room, sessions=sessions), Middleware(Files)]
