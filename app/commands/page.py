@@ -17,7 +17,8 @@ class App:
     """Open with a sample already segmented."""
     open_browser: bool = True
     mcp: bool = False
-    """Offer the page's endpoints as tools of the Model Context Protocol too. Needs gradio[mcp]."""
+    """Offer the page's endpoints as tools of the Model Context Protocol too; then files that a program names
+    by a public address are fetched, of any size. Needs gradio[mcp]."""
     embed: tuple[str, ...] = ()
     """Sites whose pages may show this one in a frame, for example https://huggingface.co; by default none."""
     limits: Limits = field(default_factory=Limits.of_environment)

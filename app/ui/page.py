@@ -86,7 +86,8 @@ def serve(page: gr.Blocks, middleware: Sequence[Middleware] = (), embed: Sequenc
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     routes = [Mount(ROUTE, app=StaticFiles(directory=FOLDER))]
     guard = [Middleware(Guard, embed=embed), *middleware, Middleware(Room, sessions=sessions), Middleware(Files)]
-    fetch_nothing(page)
+    if not options.get("mcp_server"):  # its clients can send no file
+        fetch_nothing(page)
     options |= {"app_kwargs": {"middleware": guard, "routes": routes}}
     page.launch(**SETTINGS, max_file_size=round(sessions.limits.upload_gib * GIB), **options)
 
