@@ -16,6 +16,7 @@ from pathlib import Path
 from app.limits import GIB, Limits
 from app.results import Result
 from iris_core.case import InputError
+from iris_core.checkpoint import HERE, forget_the_dead
 from iris_core.strategies import Known
 
 GRACE_S = 15  # a page that is loaded again finds everything as it was
@@ -47,7 +48,8 @@ class Sessions:
 
     def __init__(self, limits: Limits = Limits()) -> None:  # noqa: B008 (frozen)
         self.limits = limits
-        self.root = Path(tempfile.mkdtemp(prefix="iris-page-")).resolve()
+        forget_the_dead(Path(tempfile.gettempdir()))  # whose program was killed before it could delete it
+        self.root = Path(tempfile.mkdtemp(prefix=f"{HERE}-{os.getpid()}-page-")).resolve()
         weakref.finalize(self, shutil.rmtree, self.root, ignore_errors=True)
         self._lock = threading.Lock()
         self._tokens: dict[str, str] = {}  # visitor → token of the last run

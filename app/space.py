@@ -5,6 +5,7 @@ from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
 from iris_core.case import InputError
+from iris_core.checkpoint import require_new, write_atomically
 from weights import find_weights
 from weights.hub import CARD, HASHES, NEEDED, OPTIONAL, parse_weights
 
@@ -46,9 +47,12 @@ The code is Apache-2.0; the weights' licence is in [their model card]({card}), t
 
 def build_space(folder: Path, weights: str) -> None:
     """Write the Space's folder. Raises InputError unless it is new or empty, and where the weights cannot be used."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: must be a new or an empty folder; choose another --output")
+    require_new(folder)
     found = find_weights(weights)
+    write_atomically(folder, lambda temporary: _build(temporary, found, weights))
+
+
+def _build(folder: Path, found: Path, weights: str) -> None:
     place = parse_weights(weights) if not Path(weights).exists() else None
     name = (place.repo_id.split("/")[1] if place else found.resolve().name).lstrip(".")
     for package in ("app", "iris_core", "nnunet_adapters"):

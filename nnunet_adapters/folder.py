@@ -20,9 +20,11 @@ from nnunet_adapters.headers import is_scan
 from nnunet_adapters.images import read_scan
 from nnunet_adapters.outputs import PLAIN, PROBABILITIES, Wanted, output_name, seg_name, write
 from nnunet_adapters.statistics import statistics, write_statistics
+from nnunet_adapters.voxels import stamp
 
 FAILURES = (InputError, OSError, MemoryError, RuntimeError)
 TABLE_LINES = 40
+BEGUN, FAILED = "begun", "failed"  # status of a result whose files are being written, or not all could be
 
 
 def expand_queries(paths: tuple[Path, ...], shown: tuple[Path, ...] = ()) -> list[Path]:
@@ -115,24 +117,29 @@ def segment_queries(
         if path.exists() and not former:
             raise InputError(f"{path}: exists and is of no former run; choose another --output")
     names = dict(list(names.items())[part.number :: part.of])
-    there = [name for name in names if keep and (output / name).is_file()]
+    unfinished = {name for name, entry in former.items() if entry.get("status") in (BEGUN, FAILED)}
+    there = [name for name in names if keep and name not in unfinished and (output / name).is_file()]
     entries = {name: former.get(name, {"query": str(names[name])}) | {"status": "kept"} for name in there}
     work = [(name, query) for name, query in names.items() if name not in entries]
 
     def record(name: str, entry: dict) -> None:
         entries[name] = entry
-        if any(e["status"] != "failed" for e in entries.values()) or run_file.is_file():
+        if any(e["status"] != FAILED for e in entries.values()) or run_file.is_file():
             write_json(run_file, report | {"results": entries})
 
     def fail(name: str, error: Exception) -> None:
         query = str(names[name])
         message = str(error) if query in str(error) else f"{query}: {error or type(error).__name__}"
         tqdm.write(f"iris: error: {message}", file=sys.stderr)
-        record(name, {"query": query, "status": "failed", "error": message})
+        record(name, {"query": query, "status": FAILED, "error": message})
 
-    def finish(name: str, written: Future, entry: dict) -> None:
+    def finish(name: str, written: Future, entry: dict, before: list) -> None:
         try:
-            record(name, entry | written.result())
+            said = written.result()
+            if stamp(names[name]) != before:  # the mask has the new scan's header, and the old one's labels
+                (output / name).unlink(missing_ok=True)
+                raise InputError(f"{names[name]}: was changed while it was segmented; run again for its mask")
+            record(name, entry | said)
         except FAILURES as error:
             fail(name, error)
 
@@ -144,25 +151,26 @@ def segment_queries(
         for name, query, read in _ahead(reader, work):
             started = time.perf_counter()
             try:
-                case = read.result()
+                case, before = read.result()
                 chosen = plan(case)
                 task = chosen.embedding
                 prediction = predict(task, case)
                 labels = wanted.labels(prediction, task.values, case.voxel_ml)
                 if last:
                     finish(*last)
+                record(name, {"query": str(query), "status": BEGUN})
                 written = writer.submit(write, labels, query, output / name, task, wanted, prediction)
                 trust = confidence(case, labels, task)
                 entry = _entry(query, case, chosen, labels, trust, time.perf_counter() - started)
                 if wanted.statistics:
                     entry["statistics"] = statistics(case, labels, task.values, task.names, trust)
-                last = name, written, entry
+                last = name, written, entry, before
             except FAILURES as error:
                 fail(name, error)
             bar.update()
         if last:
             finish(*last)
-    done = sum(entry["status"] != "failed" for entry in entries.values())
+    done = sum(entry["status"] != FAILED for entry in entries.values())
     _print_table(entries)
     if wanted.statistics and done:
         rows = [{"scan": name} | row for name, entry in entries.items() for row in entry.get("statistics", ())]
@@ -177,10 +185,15 @@ def _ahead(reader: ThreadPoolExecutor, work: list[tuple[str, Path]]) -> Iterator
     """Each query with its scan, while the next one is being read."""
     waiting: deque[tuple[str, Path, Future]] = deque()
     for name, query in work:
-        waiting.append((name, query, reader.submit(read_scan, query)))
+        waiting.append((name, query, reader.submit(_stamped, query)))
         if len(waiting) > 1:
             yield waiting.popleft()
     yield from waiting
+
+
+def _stamped(query: Path) -> tuple[Case, list]:
+    before = stamp(query)
+    return read_scan(query), before
 
 
 def _entry(

@@ -11,7 +11,7 @@ from skimage.measure import label as connected
 from tqdm import tqdm
 
 from iris_core.case import InputError
-from iris_core.checkpoint import write_atomically
+from iris_core.checkpoint import WriteError, write_atomically
 from iris_core.embeddings import TaskEmbedding
 from iris_core.geometry import extent
 from iris_core.prediction import Prediction
@@ -131,6 +131,8 @@ def _dicom_seg_beside(labels: np.ndarray, query: Path, structures: list[Structur
     try:
         _write_as("dicom-seg", labels, query, structures, seg)
         return {"dicom_seg": seg.name}
+    except WriteError:
+        raise
     except InputError as error:
         tqdm.write(f"iris: no {seg.name}: {error}", file=sys.stderr)
         return {"dicom_seg": None, "dicom_seg_error": str(error)}

@@ -33,6 +33,12 @@ def read_voxels(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return sitk.GetArrayFromImage(image).transpose(2, 1, 0), affine
 
 
+def stamp(path: Path) -> list[tuple]:
+    """Of a scan's file, or of each in its folder: name, inode, size and time. Another stamp is another scan."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path] * path.exists()
+    return [(file.name, s.st_ino, s.st_size, s.st_mtime_ns) for file in files for s in [file.stat()]]
+
+
 def read_itk(path: Path):
     """A file whose header was checked, as a SimpleITK image."""
     import SimpleITK as sitk
@@ -87,30 +93,33 @@ def series_files(folder: Path) -> tuple[str, ...]:
 
     GDCM sorts them by their place along the slices' normal. Raises InputError if there is not exactly one series.
     """
+    return _series(folder)[0]
+
+
+def _series(folder: Path) -> tuple[tuple[str, ...], set[str]]:
+    """``series_files``, and the names of those whose pixels are compressed."""
     import SimpleITK as sitk
 
-    for file in sorted(folder.iterdir()):
-        if file.is_file():
-            check_lengths(file)
+    compressed = {file.name for file in sorted(folder.iterdir()) if file.is_file() and check_lengths(file)}
     try:
         series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
     except RuntimeError as error:
         raise InputError(f"{folder}: holds a damaged DICOM file, GDCM says {_last_line(error)}") from error
     if len(series) != 1:
         raise InputError(f"{folder}: must hold one DICOM series, found {len(series)}: {list(series)[:5]}")
-    return sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
+    return sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]), compressed
 
 
 def read_dicom(folder: Path):
     """The one series of a folder as a SimpleITK image; its slices must be parallel, distinct and evenly spaced."""
     import SimpleITK as sitk
 
-    files = series_files(folder)
+    files, compressed = _series(folder)
     try:
         slices = [_slice_place(file) for file in files]
         size, normal = slices[0][2], slices[0][1]
         voxels = len(files) * int(np.prod(size, dtype=object))
-        held = sum(Path(file).stat().st_size * (MAX_DEFLATE if check_lengths(Path(file)) else 1) for file in files)
+        held = sum(Path(file).stat().st_size * (MAX_DEFLATE if Path(file).name in compressed else 1) for file in files)
         if voxels > min(most_voxels(), 8 * held):  # a voxel has a bit at least
             raise InputError(
                 f"{folder}: {len(files)} slices of {size} are more than the limit of {most_voxels()} voxels, or than"

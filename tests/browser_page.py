@@ -51,7 +51,7 @@ def serve(command: list[str], temporary: Path, **environment: str):
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(20)
-    assert not list(temporary.glob("iris-page-*"))
+    assert not list(temporary.glob("iris-*-page-*"))
     said = log.read_text("utf-8")
     assert said.count("Traceback") == said.count("gradio.exceptions.InvalidPathError: Cannot move"), said
 

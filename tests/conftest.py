@@ -146,7 +146,7 @@ class Served:
 
     def left(self) -> list[str]:
         """All that lies in the server's folder of uploads and results, a moment after the last of them was sent."""
-        (root,) = self.temporary.glob("iris-page-*")
+        (root,) = self.temporary.glob("iris-*-page-*")
         deadline = time.monotonic() + 5
         while any(root.iterdir()) and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -89,11 +89,14 @@ class Pull:
             raise InputError(f"{self.name}: must be owner/name[@revision] or hf://owner/name[@revision]/file")
         commit = (found if place else found.parent).name
         if self.output:
-            if self.output.exists() and any(self.output.iterdir()):
-                raise InputError(f"{self.output}: must be a new or an empty folder; choose another --output")
-            self.output.mkdir(parents=True, exist_ok=True)
-            for path in files:
-                shutil.copyfile(path, self.output / path.name)  # the cache has links
+            checkpoint.require_new(self.output)
+
+            def write(temporary: Path) -> None:
+                temporary.mkdir()
+                for path in files:
+                    shutil.copyfile(path, temporary / path.name)  # the cache has links
+
+            checkpoint.write_atomically(self.output, write)
             found = self.output if place else self.output / found.name
         print(json.dumps({"name": self.name, "commit": commit, "path": str(found)}))
         return 0

@@ -56,6 +56,7 @@ class Train:
         from tqdm import tqdm
 
         from app.service import pick_device
+        from iris_core.checkpoint import held
         from iris_core.model.iris import PRESETS, without
         from iris_core.training.loop import TrainConfig, train
         from nnunet_adapters.raw import prepare_training, splits_folder
@@ -85,6 +86,7 @@ class Train:
         )
         start = find_weights(self.start_from) if self.start_from else None
         model = without(PRESETS[self.preset], *self.without)
-        train(cache, index, self.output, model, config, pick_device(self.device), self.resume, start)
+        with held(self.output):
+            train(cache, index, self.output, model, config, pick_device(self.device), self.resume, start)
         print(f"weights: {self.output}")
         return 0

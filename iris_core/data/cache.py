@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from iris_core.case import Case, InputError, LabelClass
-from iris_core.checkpoint import read_json, write_atomically, write_json
+from iris_core.checkpoint import held, read_json, write_atomically, write_json
 from iris_core.embeddings import geometric_mean
 from iris_core.geometry import choose_spacing, coarsen, oriented
 from iris_core.intensity import normalise
 
 FINEST_WINDOW = 128  # voxels: the largest window of a preset, hence the finest spacing a task may choose
 FINEST_SHARE = 0.8  # of that spacing; episodes vary it
+LOCKED_S = 60.0  # how long another process may take to write the index
 FILLING = 20_000  # label of what only fills a body: painted, never asked for
 
 
@@ -107,5 +108,6 @@ def read_index(cache: Path) -> dict[str, dict]:
 
 def write_index(cache: Path, datasets: dict[str, dict]) -> None:
     """Add datasets to a cache's index; others stay."""
-    known = read_index(cache) if (cache / "cache.json").is_file() else {}
-    write_json(cache / "cache.json", {"datasets": known | datasets})
+    with held(cache, LOCKED_S):  # two runs may fill one cache
+        known = read_index(cache) if (cache / "cache.json").is_file() else {}
+        write_json(cache / "cache.json", {"datasets": known | datasets})

@@ -13,6 +13,7 @@ MAY_IMPORT = {
         "numpy",
         "einops",
         "safetensors",
+        "filelock",
         "batchgenerators",
         "pytorch_optimizer",
         "tqdm",

@@ -132,7 +132,8 @@ def test_a_mask_that_cannot_be_written_is_the_failure_of_its_query(segment, scan
 
 
 def test_a_killed_run_continues_without_loss(scan, tiny_weights, tmp_path):
-    """Killed half-way through a folder: no half-written mask, and the second run does the rest, each once."""
+    """Killed half-way through a folder: no half-written mask, and the second run does the rest, each once. A mask that
+    the first run could not list any more, with its volumes, is made anew."""
     import subprocess
     import sys
     import time
@@ -154,13 +155,17 @@ def test_a_killed_run_continues_without_loss(scan, tiny_weights, tmp_path):
     assert 5 <= len(before) < 30
     for name in before:
         nibabel.load(out / name).get_fdata()  # whole
+    listed = json.loads((out / "run.json").read_text("utf-8"))["results"]
+    done = {name for name, entry in listed.items() if entry["status"] == "done"}
+    assert len(before) - len(done & before.keys()) <= 1
     assert subprocess.run(command, **where).returncode == 0
     after = {p.name: p.stat().st_mtime_ns for p in out.glob("q*.nii.gz")}
     assert len(after) == 30
-    assert all(after[name] == time_before for name, time_before in before.items())
+    assert all(after[name] == before[name] for name in done)
     results = json.loads((out / "run.json").read_text("utf-8"))["results"]
     assert results.keys() == after.keys()
     assert {entry["status"] for entry in results.values()} == {"kept", "done"}
+    assert all("volumes_ml" in entry for entry in results.values())
 
 
 def test_evaluate_writes_the_report(raw_data, tmp_path, tiny_weights, capsys):

@@ -28,7 +28,7 @@ def server(tiny_weights, tmp_path_factory):
     command = ["-m", "app.cli", "app", "--port", "PORT", "--no-open-browser", "--weights", str(tiny_weights), *options]
     temporary = tmp_path_factory.mktemp("limited")
     for address in serve(command, temporary):
-        (root,) = temporary.glob("iris-page-*")
+        (root,) = temporary.glob("iris-*-page-*")
         with httpx.Client(base_url=address, timeout=60) as http:
             yield Server(http, root)
 

@@ -3,6 +3,7 @@
 import getpass
 import gzip
 import io
+import platform
 import shutil
 import warnings
 import zipfile
@@ -40,6 +41,7 @@ def actions(eager_weights, tmp_path_factory) -> Actions:
         actions.sessions.root.name,
         f"{Path.home()}/",
         f"/{getpass.getuser()}/",
+        platform.node(),
     ]
     return actions
 

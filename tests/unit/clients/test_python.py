@@ -232,7 +232,7 @@ def test_uploads_have_a_limit(tmp_path, limit, said):
             assert b"Iris" in page.read()
         with Client(address) as client, pytest.raises(iris_client.IrisError, match=said):
             client.encode(some_case(), some_case(image=np.random.default_rng(0).normal(size=(24, 24, 24))))
-        (root,) = tmp_path.glob("iris-page-*")
+        (root,) = tmp_path.glob("iris-*-page-*")
         assert list(root.iterdir()) == []
 
 

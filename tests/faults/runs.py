@@ -1,0 +1,70 @@
+"""Commands in processes of their own, which begin at once since all is imported already, and can be killed at any
+moment. Forked from a server that has no threads."""
+
+import faulthandler
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+os.environ |= {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
+CONTEXT = multiprocessing.get_context("forkserver")
+IMPORTED = ["app.cli", "app.service", "app.report", "app.space", "app.viewers.atlas", "iris_core.training.loop"]
+IMPORTED += ["nnunet_adapters.folder", "nnunet_adapters.new_dataset", "nnunet_adapters.raw", "monai.metrics"]
+CONTEXT.set_forkserver_preload(IMPORTED)
+PATIENCE_S = 300
+
+
+class Run:
+    """One `iris …` under way. log: what it prints. most_bytes: of a file it writes."""
+
+    def __init__(self, arguments: list[str], log: Path, most_bytes: int | None = None) -> None:
+        self.log, self.started = log, time.monotonic()
+        self.process = CONTEXT.Process(target=_main, args=(arguments, log, most_bytes))
+        self.process.start()
+
+    def end(self) -> int:
+        """Wait for its end. Returns the exit code, negative for a signal."""
+        self.process.join(PATIENCE_S)
+        if self.process.exitcode is None:
+            self.kill()
+            raise TimeoutError(f"did not end in {PATIENCE_S} s: {self.said()}")
+        self.seconds = time.monotonic() - self.started
+        return self.process.exitcode
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(self.process.pid, signal.SIGKILL)
+        self.process.join()
+
+    def said(self) -> str:
+        return self.log.read_text("utf-8", "replace") if self.log.exists() else ""
+
+
+def iris(arguments: list[str], log: Path, most_bytes: int | None = None) -> tuple[int, str, float]:
+    """Exit code, what was printed, seconds."""
+    run = Run(arguments, log, most_bytes)
+    code = run.end()
+    return code, run.said(), run.seconds
+
+
+def _main(arguments: list[str], log: Path, most_bytes: int | None) -> None:
+    os.setsid()
+    said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    sys.stdout, sys.stderr = (open(n, "w", encoding="utf-8", buffering=1, closefd=False) for n in (1, 2))  # noqa: SIM115
+    faulthandler.enable(sys.stderr)
+    if most_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+    from app.cli import main
+
+    code = main(arguments)
+    sys.stdout.flush()
+    os._exit(code)
