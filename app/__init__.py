@@ -1,8 +1,10 @@
-"""What people touch: the command line and the page."""
+"""What people touch: the command line, the page, and from Python ``Service`` with what reads and writes files."""
 
 import contextlib
 import ctypes
 import os
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 # OpenMP's threads spin while they wait for each other, and so take the cores from the very thread they wait for where
 # other work runs on the machine: beside three busy loops a query takes eight times as long. Asleep at once they lose a
@@ -23,3 +25,15 @@ with contextlib.suppress(OSError, AttributeError):  # another C library
 
 # What Apple's GPU has no operation for is done by the CPU, instead of an error. Read when torch is loaded, too.
 os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+
+__all__ = ["Service", "read_reference", "read_scan", "write_mask"]
+
+if TYPE_CHECKING:
+    from app.service import Service
+    from nnunet_adapters.images import read_reference, read_scan, write_mask
+else:
+
+    def __getattr__(name):  # at first use: `iris --help` need not wait for torch
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module("app.service" if name == "Service" else "nnunet_adapters.images"), name)

@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Callable
 from functools import wraps
+from typing import ParamSpec, TypeVar
 
 from iris_core.case import Case, InputError
 from iris_core.embeddings import TaskEmbedding
@@ -12,13 +13,15 @@ from iris_core.model.iris import Iris
 
 LENT = bool(os.environ.get("SPACES_ZERO_GPU"))  # the `spaces` package goes by it too, and is there where it is set
 LONGEST_S = 300
+P = ParamSpec("P")  # what a lent function takes
+R = TypeVar("R")  # what it returns
 START_S, WINDOW_S = 10, 0.25  # the model goes to the GPU; a window is encoded or decoded. Ours, generous, not measured
 
 if LENT:
     import spaces  # before the model is put on the GPU, for which it stands in until one is lent
 
 
-def lend(function: Callable, forecast: Callable[..., float]) -> Callable:
+def lend(function: Callable[P, R], forecast: Callable[..., float]) -> Callable[P, R]:
     """``function``, which on ZeroGPU runs in a process that has a GPU for ``forecast(*arguments)`` seconds.
 
     Arguments and results are pickled there: arrays, tensors on the CPU and plain values, no functions. The model is

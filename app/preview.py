@@ -7,22 +7,22 @@ from pathlib import Path
 from app.results import Result, keep_scan, scores_of
 from app.uploads import gather, pairs, scan_of
 from app.viewers.colours import colour
-from app.work import Asked
+from app.work import Inputs
 from iris_core.case import Case, InputError
 from nnunet_adapters.images import read_reference, read_scan, write_mask
 from nnunet_adapters.masks.mask import Structure
 
 
-def preview(folder: Path, asked: Asked, former: Result) -> Result:
+def preview(folder: Path, inputs: Inputs, former: Result) -> Result:
     """The uploads as a result in which nothing has been looked for yet; what ``former`` found stays.
 
     folder: the former result's, or a new one. A file that cannot be read is a failure, the others are shown.
     """
-    asked.require_files()
+    inputs.require_files()
     failures: list[InputError] = []
-    classes = {asked.names.get(value, name): value for name, value in former.classes.items()}
+    classes = {inputs.names.get(value, name): value for name, value in former.classes.items()}
     kept, number = [], len(list(folder.glob("*-image.npy")))
-    for reference, uploads in ((True, asked.references), (False, asked.queries)):
+    for reference, uploads in ((True, inputs.references), (False, inputs.queries)):
         there = [s for s in former.scans if s.reference == reference and (s.found or set(s.uploads) <= set(uploads))]
         taken = {path for scan in there for path in scan.uploads}
         try:
@@ -30,13 +30,13 @@ def preview(folder: Path, asked: Asked, former: Result) -> Result:
         except InputError as error:
             failures.append(error)
             new = {}
-        masks = partners([*(scan.source for scan in there), *new], asked.masks) if reference else {}
+        masks = partners([*(scan.source for scan in there), *new], inputs.masks) if reference else {}
         again = {s.source: s.uploads for s in there if reference and s.mask != masks.get(s.source)}
         kept += [scan for scan in there if scan.source not in again]
         for source, files in (again | new).items():
             try:
                 mask = masks.get(source)
-                case = read_reference(source, mask, asked.names) if mask else read_scan(source)
+                case = read_reference(source, mask, inputs.names) if mask else read_scan(source)
             except InputError as error:
                 failures.append(error)
                 continue

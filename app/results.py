@@ -118,7 +118,7 @@ class Result:
 
     classes: name → label value, of all scans. scans: references, then queries. failures: an error for each that did
     not work. stopped: whether the visitor cancelled. extras: what there is to take away beside the masks.
-    rows: statistics, one for each query and class. asked: queries that were to be segmented, 0 before a run.
+    rows: statistics, one for each query and class. query_count: queries that were to be segmented, 0 before a run.
     """
 
     folder: Path
@@ -128,7 +128,7 @@ class Result:
     stopped: bool = False
     extras: tuple[Path, ...] = ()
     rows: tuple[dict, ...] = ()
-    asked: int = 0
+    query_count: int = 0
 
     @property
     def names(self) -> tuple[str, ...]:

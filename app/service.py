@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +18,9 @@ from iris_core.embeddings import TaskEmbedding
 from iris_core.evaluation.confidence import confidence
 from iris_core.pool import open_pool
 from iris_core.prediction import Prediction
-from iris_core.strategies import STRATEGIES, Given, Known, Plan
-from iris_core.strategies.base import Chosen
+from iris_core.registration import Registered
+from iris_core.strategies import STRATEGIES, Context, EncodedReference, Plan
+from iris_core.strategies.base import QueryTask
 from iris_core.strategies.memory_bank import known_classes
 from iris_core.strategies.references import encode_all
 from iris_core.task_file import load_task, save_task
@@ -42,11 +44,15 @@ def pick_device(name: str) -> torch.device:
 
 
 class Service:
-    """One checkpoint on one device."""
+    """One checkpoint on one device: encodes references, segments queries.
+
+    weights: the name of released weights, a checkpoint folder, or owner/name[@revision] on the Hugging Face Hub.
+    device: see ``pick_device``. Raises InputError where there are no such weights or no such device.
+    """
 
     def __init__(self, weights: str = "iris-small", device: str = "auto") -> None:
         self.checkpoint = checkpoint.load(find_weights(weights), pick_device(device))
-        self._pace: dict[tuple, tuple[float, float]] = {}  # what was measured, see forecast
+        self._pace: dict[tuple[int, ...], tuple[float, float, float]] = {}  # what was measured, see forecast
         seconds = partial(gpu.seconds, self.checkpoint.model)
         self._choose = gpu.lend(self._choose_here, seconds)
         self._segment = gpu.lend(self._segment_here, seconds)
@@ -54,43 +60,50 @@ class Service:
         self._confidence = gpu.lend(self._confidence_here, seconds)
         self._forecast = gpu.lend(self._forecast_here, seconds)
 
-    def plan(self, strategy: str, references: Sequence[Case] = (), known: Sequence[Known] = (), **settings) -> Plan:
-        """What a strategy makes of what is shown: T for every query. settings: of Given.
+    def plan(
+        self,
+        strategy: str,
+        references: Sequence[Case] = (),
+        encoded: Sequence[EncodedReference] = (),
+        **settings: Any,
+    ) -> Plan:
+        """Let a strategy make the task of references, or of classes that the weights know: a function of the query.
 
+        encoded: further references, as ``read_task`` and ``pool`` give them. settings: the other fields of Context.
         strategy: 'auto' is one_shot for one reference, ensemble for several, memory_bank for classes. Where the
         GPU is lent, a strategy runs anew for each query, and its ``progress`` is not called. Raises InputError unless
         there are either references or classes, and for a strategy that there is not.
         """
-        if bool(references or known) == bool(classes := settings.get("classes", ())):
+        if bool(references or encoded) == bool(classes := settings.get("classes", ())):
             raise InputError(
                 "show references with their masks, saved tasks or a pool; or name classes that the weights know;"
-                f" got {len(references)} references, {len(known)} encoded before, {len(classes)} classes"
+                f" got {len(references)} references, {len(encoded)} encoded before, {len(classes)} classes"
             )
         if strategy == "auto":
-            n = len(references) + len(known)
+            n = len(references) + len(encoded)
             strategy = "memory_bank" if classes else "one_shot" if n == 1 else "ensemble"
         if strategy not in STRATEGIES:
             raise InputError(f"strategy must be auto or one of {', '.join(STRATEGIES)}, got {strategy!r}")
         if gpu.LENT:
             settings.pop("progress", None)
-            sent = [Known(k.name, k.embedding.to(CPU), k.descriptor) for k in known]
+            sent = [EncodedReference(k.name, k.embedding.to(CPU), k.descriptor) for k in encoded]
             return lambda query: self._choose(strategy, references, sent, settings, query)
         c = self.checkpoint
-        return STRATEGIES[strategy](Given(c.model, references, known, bank=c.bank, training=c.training, **settings))
+        return STRATEGIES[strategy](Context(c.model, references, encoded, bank=c.bank, training=c.training, **settings))
 
     keeps = not gpu.LENT  # whether what encode_each gives is of use: where the GPU is lent, a strategy encodes anew
 
     def encode_each(
         self, references: Sequence[Case], grid: str, progress: Callable[[int, int], None] = lambda done, of: None
-    ) -> list[Known]:
-        """References as a strategy takes those that are encoded already."""
-        return encode_all(Given(self.checkpoint.model, references, grid=grid, progress=progress))
+    ) -> list[EncodedReference]:
+        """References encoded once each, to be given to ``plan`` as ``encoded``."""
+        return encode_all(Context(self.checkpoint.model, references, grid=grid, progress=progress))
 
     def explain(self, embedding: TaskEmbedding, query: Case) -> dict[str, np.ndarray]:
         """Labels on the query's own grid, of registration alone and of the model without it."""
         embedding = embedding.to(CPU) if gpu.LENT else embedding
-        carried = {"registration alone": self._carried(embedding, query)} if embedding.shown else {}
-        return carried | {"the model alone": self.segment(replace(embedding, shown=()), query)}
+        carried = {"registration alone": self._carried(embedding, query)} if embedding.references else {}
+        return carried | {"the model alone": self.segment(replace(embedding, references=()), query)}
 
     def encode(
         self, *references: Case, classes: Sequence[str] = (), grid: str = "auto", scheme: str | None = None
@@ -98,11 +111,17 @@ class Service:
         """The task of one reference, the mean of several; or, without any, that of classes that the weights know."""
         return self.plan("auto", references, classes=classes, grid=grid, scheme=scheme)(None).embedding
 
-    def classes(self) -> dict[str, dict]:
+    def classes(self) -> dict[str, dict[str, Any]]:
         """The classes that the weights know: name → updates in training, spacing in mm, scheme of intensities."""
         return known_classes(self.checkpoint.bank, self.checkpoint.training)
 
-    def pool(self, dataset: RawDataset, folder: Path | None, grid: str, progress=lambda done, of: None) -> list[Known]:
+    def pool(
+        self,
+        dataset: RawDataset,
+        folder: Path | None,
+        grid: str,
+        progress: Callable[[int, int], None] = lambda done, of: None,
+    ) -> list[EncodedReference]:
         """The cases of a raw dataset as references, from the index in ``folder``, which is brought up to date.
 
         folder: by default one below the user's cache.
@@ -118,12 +137,14 @@ class Service:
         """Class name → how well the roles swap: an estimate of quality where there is no truth."""
         return self._confidence(references, query, labels, embedding)
 
-    def write_task(self, path: Path, embedding: TaskEmbedding, made_from: tuple[str, ...]) -> None:
-        save_task(path, embedding, self.checkpoint.sha256, made_from)
+    def write_task(self, path: Path | str, embedding: TaskEmbedding, made_from: tuple[str, ...]) -> None:
+        """Keep a task as a file. made_from: names of the references' files, for people who read it. See save_task."""
+        save_task(Path(path), embedding, self.checkpoint.sha256, made_from)
 
-    def read_task(self, path: Path) -> Known:
-        """A task file as a reference that is encoded already."""
-        return Known(path.name, load_task(path, self.checkpoint.model, self.checkpoint.sha256))
+    def read_task(self, path: Path | str) -> EncodedReference:
+        """A task file, to be given to ``plan`` as one of ``encoded``."""
+        path = Path(path)
+        return EncodedReference(path.name, load_task(path, self.checkpoint.model, self.checkpoint.sha256))
 
     def segment(
         self, embedding: TaskEmbedding, query: Case, progress: Callable[[int, int], None] = lambda done, of: None
@@ -144,12 +165,17 @@ class Service:
     # What follows runs in a process that has the GPU, where one is lent: see gpu.lend.
 
     def _choose_here(
-        self, strategy: str, references: Sequence[Case], known: Sequence[Known], settings: dict, query: Case
-    ) -> Chosen:
+        self,
+        strategy: str,
+        references: Sequence[Case],
+        encoded: Sequence[EncodedReference],
+        settings: dict[str, Any],
+        query: Case | None,
+    ) -> QueryTask:
         c = self.checkpoint
-        given = Given(c.model, references, known, bank=c.bank, training=c.training, **settings)
-        chosen = STRATEGIES[strategy](given)(query)
-        return replace(chosen, embedding=chosen.embedding.to(CPU))
+        context = Context(c.model, references, encoded, bank=c.bank, training=c.training, **settings)
+        query_task = STRATEGIES[strategy](context)(query)
+        return replace(query_task, embedding=query_task.embedding.to(CPU))
 
     def _segment_here(self, embedding: TaskEmbedding, query: Case) -> np.ndarray:
         return inference.segment(self.checkpoint.model, embedding, query)
@@ -170,8 +196,10 @@ class Service:
         pace = work.k, work.registrations, embedding.task.memory_keys.shape[1], math.prod(shape).bit_length()
         if pace not in self._pace:
             device = next(model.parameters()).device
-            once, registered = forecast.registration_seconds(embedding, device) if work.registrations else (0.0, None)
-            found = [registered] * work.registrations
+            once, found = 0.0, list[Registered]()
+            if work.registrations:
+                once, registered = forecast.registration_seconds(embedding, device)
+                found = [registered] * work.registrations
             window = forecast.window_seconds(model, embedding, shape, found) / math.prod(shape)
             self._pace[pace] = window, forecast.voxel_seconds(embedding), once * work.registrations
         window, voxel, registering = self._pace[pace]

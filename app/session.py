@@ -17,7 +17,7 @@ from app.limits import GIB, Limits
 from app.results import Result
 from iris_core.case import InputError
 from iris_core.checkpoint import HERE, forget_the_dead
-from iris_core.strategies import Known
+from iris_core.strategies import EncodedReference
 
 GRACE_S = 15  # a page that is loaded again finds everything as it was
 ARRIVAL_S = 3  # for the old page to be gone
@@ -29,12 +29,12 @@ KEPT_S = 4 * 3600  # results and uploads are deleted when the page is closed, at
 class Desk:
     """What a visitor has at hand from run to run.
 
-    corrected: a query's first upload → its mask as a person corrected it. encoded: references that need not be encoded
-    again. fields: what is filled in. drawings: a folder for the mask of each scan that they drew on.
+    corrected: a query's first upload → its mask as a person corrected it. cache: references that need not be
+    encoded again. fields: what is filled in. drawings: a folder for the mask of each scan that they drew on.
     """
 
     corrected: dict[Path, Path] = field(default_factory=dict)
-    encoded: dict[tuple, Known] = field(default_factory=dict)
+    cache: dict[tuple, EncodedReference] = field(default_factory=dict)
     fields: tuple = ()
     drawings: dict[str, Path] = field(default_factory=dict)
 
@@ -244,7 +244,7 @@ class Sessions:
 
     def without_folders(self, message: str) -> str:
         """A message with the names of uploaded and unpacked files instead of their places on the server."""
-        return re.sub(re.escape(str(self.root)) + r"/[^/\s]+/((queries|shown|references)/)?", "", message)
+        return re.sub(re.escape(str(self.root)) + r"/[^/\s]+/((queries|references)/)?", "", message)
 
 
 def _bytes_below(folder: Path) -> int:

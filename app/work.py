@@ -13,14 +13,14 @@ from app.uploads import gather, pairs, truths_of
 from app.viewers.colours import colour
 from iris_core.case import Case, InputError
 from iris_core.embeddings import TaskEmbedding
-from iris_core.strategies import Known, Options, Plan
+from iris_core.strategies import EncodedReference, Options, Plan
 from nnunet_adapters.folder import FAILURES, named_outputs, seg_name
 from nnunet_adapters.images import read_reference, read_scan, write_mask
 from nnunet_adapters.masks.mask import Structure
 from nnunet_adapters.statistics import statistics, write_statistics
 
 Progress = Callable[[str, float], None]  # what is being done, share of all
-KEEPING = "auto", "one_shot", "ensemble"  # strategies that only want what is shown encoded
+KEEPING = "auto", "one_shot", "ensemble"  # strategies that need references only as encoded
 
 
 class Stopped(Exception):  # noqa: N818 (no error: the visitor pressed Cancel)
@@ -28,10 +28,10 @@ class Stopped(Exception):  # noqa: N818 (no error: the visitor pressed Cancel)
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Everything a visitor chose. truths: true masks of queries, for measuring. See Service.plan for the rest.
+class Inputs:
+    """What a visitor filled in: files and settings, see Service.plan. truths: true masks of queries, for measuring.
 
-    corrected: a query's first upload → its mask, which a person corrected: it stays as it is, and shows the task too.
+    corrected: a query's first upload → its mask, which a person corrected: it stays as it is, and is a reference too.
     trust: a query's first upload → its mean confidence in a former run.
     """
 
@@ -55,11 +55,11 @@ class Asked:
                 raise InputError(f"{path.name}: is no longer kept on the server; upload it again")
 
 
-Encoded = dict[tuple, Known]  # what was encoded in former runs, by its files, names and grid
+Cache = dict[tuple, EncodedReference]  # references encoded in former runs, by files, names and grid
 
 
 @dataclass(frozen=True)
-class Reference:
+class LabelledScan:
     """A labelled scan, read. uploads: what the visitor gave."""
 
     case: Case
@@ -67,75 +67,78 @@ class Reference:
     uploads: tuple[Path, ...]
     mask: Path
 
-    def key(self, asked: Asked) -> tuple:
+    def key(self, inputs: Inputs) -> tuple:
         """What its encoding depends on."""
-        return self.uploads, self.mask, self.mask.stat().st_mtime_ns, asked.grid, *sorted(asked.names.items())
+        return self.uploads, self.mask, self.mask.stat().st_mtime_ns, inputs.grid, *sorted(inputs.names.items())
 
 
 @dataclass(frozen=True)
-class Showing:
-    """What shows the task, read. known: of task files. values: class name → label value."""
+class References:
+    """What defines the task, read: scans with masks, task files, or names of classes that the weights know.
 
-    shown: list[Reference]
-    known: list[Known]
+    encoded: of task files. values: class name → label value.
+    """
+
+    labelled: list[LabelledScan]
+    encoded: list[EncodedReference]
     classes: tuple[str, ...]
     values: dict[str, int]
 
     @classmethod
-    def of(cls, service: Service, asked: Asked, folder: Path, queries: dict[Path, tuple[Path, ...]]) -> "Showing":
-        """folder: where DICOM is unpacked. queries: those that a person corrected show the task too."""
-        asked.require_files()
-        scans = gather(asked.references, folder / "shown")
-        together = [(scan, scans[scan], mask) for scan, mask in pairs(list(scans), asked.masks)]
-        corrected = {scan: files for scan, files in queries.items() if files[0] in asked.corrected}
-        together += [(scan, files, asked.corrected[files[0]]) for scan, files in corrected.items()]
-        shown = [Reference(read_reference(s, mask, asked.names), s, files, mask) for s, files, mask in together]
-        known = [service.read_task(path) for path in asked.tasks]
-        values = {c.name: c.value for reference in shown for c in reference.case.present()}
-        values |= {n: v for k in known for n, v in zip(k.embedding.names, k.embedding.values, strict=True)}
-        values |= {name: i for i, name in enumerate(asked.classes, 1)}
-        return cls(shown, known, asked.classes, dict(sorted(values.items(), key=lambda item: item[1])))
+    def of(cls, service: Service, inputs: Inputs, folder: Path, queries: dict[Path, tuple[Path, ...]]) -> "References":
+        """folder: where DICOM is unpacked. queries: those that a person corrected are references too."""
+        inputs.require_files()
+        scans = gather(inputs.references, folder / "references")
+        together = [(scan, scans[scan], mask) for scan, mask in pairs(list(scans), inputs.masks)]
+        corrected = {scan: files for scan, files in queries.items() if files[0] in inputs.corrected}
+        together += [(scan, files, inputs.corrected[files[0]]) for scan, files in corrected.items()]
+        labelled = [LabelledScan(read_reference(s, mask, inputs.names), s, files, mask) for s, files, mask in together]
+        encoded = [service.read_task(path) for path in inputs.tasks]
+        values = {c.name: c.value for scan in labelled for c in scan.case.present()}
+        values |= {n: v for e in encoded for n, v in zip(e.embedding.names, e.embedding.values, strict=True)}
+        values |= {name: i for i, name in enumerate(inputs.classes, 1)}
+        return cls(labelled, encoded, inputs.classes, dict(sorted(values.items(), key=lambda item: item[1])))
 
     @property
-    def references(self) -> list[Case]:
-        return [reference.case for reference in self.shown]
+    def cases(self) -> list[Case]:
+        return [scan.case for scan in self.labelled]
 
     def plan(
-        self, service: Service, asked: Asked, progress=lambda done, of: None, encoded: Encoded | None = None
+        self, service: Service, inputs: Inputs, progress=lambda done, of: None, cache: Cache | None = None
     ) -> Plan:
-        """encoded: what need not be encoded again; gains what is new."""
-        references, known = self.references, self.known
-        if encoded is not None and asked.strategy in KEEPING and service.keeps and references:
-            new = [reference for reference in self.shown if reference.key(asked) not in encoded]
-            found = service.encode_each([reference.case for reference in new], asked.grid, progress)
-            encoded |= {reference.key(asked): k for reference, k in zip(new, found, strict=True)}
-            references, known = [], [*(encoded[reference.key(asked)] for reference in self.shown), *known]
+        """T for every query. cache: references that need not be encoded again; gains what is new."""
+        cases, encoded = self.cases, self.encoded
+        if cache is not None and inputs.strategy in KEEPING and service.keeps and cases:
+            new = [scan for scan in self.labelled if scan.key(inputs) not in cache]
+            found = service.encode_each([scan.case for scan in new], inputs.grid, progress)
+            cache |= {scan.key(inputs): one for scan, one in zip(new, found, strict=True)}
+            cases, encoded = [], [*(cache[scan.key(inputs)] for scan in self.labelled), *encoded]
         return service.plan(
-            asked.strategy,
-            references,
-            known,
+            inputs.strategy,
+            cases,
+            encoded,
             classes=self.classes,
-            grid=asked.grid,
-            options=asked.options,
+            grid=inputs.grid,
+            options=inputs.options,
             progress=progress,
         )
 
 
-def encode(service: Service, asked: Asked, folder: Path) -> Path:
-    """Write the task file of what is shown."""
-    if "retrieval" in asked.strategy:
-        raise InputError(f"{asked.strategy} makes another task for every query: there is none to write")
-    embedding = Showing.of(service, asked, folder, {}).plan(service, asked)(None).embedding
-    return _write_task(service, asked, embedding, folder)
+def encode(service: Service, inputs: Inputs, folder: Path) -> Path:
+    """Write the task file of the references."""
+    if "retrieval" in inputs.strategy:
+        raise InputError(f"{inputs.strategy} makes another task for every query: there is none to write")
+    embedding = References.of(service, inputs, folder, {}).plan(service, inputs)(None).embedding
+    return _write_task(service, inputs, embedding, folder)
 
 
-def run(service: Service, folder: Path, asked: Asked, progress: Progress, encoded: Encoded | None = None) -> Result:
-    """Segment all queries into ``folder``, in the order of ``asked.trust``: the worst first.
+def run(service: Service, folder: Path, inputs: Inputs, progress: Progress, cache: Cache | None = None) -> Result:
+    """Segment all queries into ``folder``, in the order of ``inputs.trust``: the worst first.
 
-    progress may raise Stopped. encoded: see Showing.plan. Raises InputError for what is shown and for two queries of
-    one name; a query that cannot be segmented becomes a failure.
+    progress may raise Stopped. cache: see References.plan. Raises InputError for references that cannot be used and for
+    two queries of one name; a query that cannot be segmented becomes a failure.
     """
-    job = Job(service, folder, asked, progress, encoded)
+    job = Job(service, folder, inputs, progress, cache)
     try:
         job.begin()
         for number, (name, query) in enumerate(job.targets.items()):
@@ -154,10 +157,8 @@ def run(service: Service, folder: Path, asked: Asked, progress: Progress, encode
 class Job:
     """One run as it proceeds."""
 
-    def __init__(
-        self, service: Service, folder: Path, asked: Asked, progress: Progress, encoded: Encoded | None
-    ) -> None:
-        self.service, self.folder, self.asked, self.progress, self.encoded = service, folder, asked, progress, encoded
+    def __init__(self, service: Service, folder: Path, inputs: Inputs, progress: Progress, cache: Cache | None) -> None:
+        self.service, self.folder, self.inputs, self.progress, self.cache = service, folder, inputs, progress, cache
         self.scans: list[Scan] = []
         self.failures: list[InputError] = []
         self.rows: list[dict] = []
@@ -166,24 +167,24 @@ class Job:
         self.targets: dict[str, Path] = {}
 
     def begin(self) -> None:
-        """Read and encode what is shown."""
-        asked = self.asked
+        """Read and encode the references."""
+        inputs = self.inputs
         self.progress("reading what you showed", 0)
-        uploads = gather(asked.queries, self.folder / "queries")
-        self.uploads = dict(sorted(uploads.items(), key=lambda item: asked.trust.get(item[1][0], 2)))
+        uploads = gather(inputs.queries, self.folder / "queries")
+        self.uploads = dict(sorted(uploads.items(), key=lambda item: inputs.trust.get(item[1][0], 2)))
         self.targets = named_outputs(list(self.uploads))
-        self.truths = truths_of(list(self.uploads), asked.truths)
-        self.shown = shown = Showing.of(self.service, asked, self.folder, self.uploads)
-        self.plan = shown.plan(
+        self.truths = truths_of(list(self.uploads), inputs.truths)
+        self.references = References.of(self.service, inputs, self.folder, self.uploads)
+        self.plan = self.references.plan(
             self.service,
-            asked,
+            inputs,
             lambda done, of: self.progress(f"preparing the task, step {done} of {of}", 0),
-            self.encoded,
+            self.cache,
         )
-        for known in shown.shown:
-            if known.source not in self.uploads:
-                more = {"reference": True, "mask": known.mask}
-                self._keep(known.case, known.case.labels, None, known.source, known.uploads, **more)
+        for scan in self.references.labelled:
+            if scan.source not in self.uploads:
+                more = {"reference": True, "mask": scan.mask}
+                self._keep(scan.case, scan.case.labels, None, scan.source, scan.uploads, **more)
 
     def segment(self, number: int, name: str, query: Path) -> None:
         count = len(self.targets)
@@ -193,23 +194,23 @@ class Job:
 
         at("reading", 0)
         case, truth = self._read(query)
-        values, names = tuple(self.shown.values.values()), tuple(self.shown.values)
-        mask, corrected = self.folder / "masks" / name, self.asked.corrected.get(self.uploads[query][0])
+        values, names = tuple(self.references.values.values()), tuple(self.references.values)
+        mask, corrected = self.folder / "masks" / name, self.inputs.corrected.get(self.uploads[query][0])
         trust, more = {}, {}
         if corrected:
             labels = read_reference(query, corrected).labels
         else:
-            chosen = self.plan(case)
-            self.embedding = chosen.embedding
-            decoding = 0.5 if self.asked.confidence and self.shown.references else 0.95
+            query_task = self.plan(case)
+            self.embedding = query_task.embedding
+            decoding = 0.5 if self.inputs.confidence and self.references.cases else 0.95
             labels = self.service.segment(
-                chosen.embedding, case, lambda done, of: at(f"window {done} of {of}", decoding * done / of)
+                query_task.embedding, case, lambda done, of: at(f"window {done} of {of}", decoding * done / of)
             )
-            if self.asked.confidence and self.shown.references:
+            if self.inputs.confidence and self.references.cases:
                 at("estimating the confidence", decoding)
-                trust = self.service.confidence(self.shown.references, case, labels, chosen.embedding)
-            notes = {name: self._named(note) for name, note in chosen.notes.items()}
-            more = {"notes": notes, "overlapping": chosen.embedding.overlapping, "task": chosen.embedding}
+                trust = self.service.confidence(self.references.cases, case, labels, query_task.embedding)
+            notes = {name: self._named(note) for name, note in query_task.notes.items()}
+            more = {"notes": notes, "overlapping": query_task.embedding.overlapping, "task": query_task.embedding}
         structures = self._structures()
         write_mask(labels, query, mask, structures)
         more |= {"reference": False, "mask": mask, "confidence": trust, "corrected": bool(corrected)}
@@ -227,8 +228,8 @@ class Job:
 
     def _structures(self) -> list[Structure]:
         """The classes with the colours of their mask's file, else the viewers'."""
-        own = {name: rgb for case in self.shown.references for name, rgb in case.colours.items()}
-        named = enumerate(self.shown.values.items())
+        own = {name: rgb for case in self.references.cases for name, rgb in case.colours.items()}
+        named = enumerate(self.references.values.items())
         return [Structure(value, name, own.get(name, colour(index))) for index, (name, value) in named]
 
     def _read(self, query: Path):
@@ -243,14 +244,14 @@ class Job:
 
     def _named(self, note: str) -> str:
         """A note with the names of references instead of their places on the server."""
-        for case in self.shown.references:
+        for case in self.references.cases:
             note = note.replace(case.name, Path(case.name).name)
         return note
 
     def _keep(self, case: Case, labels, truth, source: Path, uploads: tuple[Path, ...], **more) -> Scan:
         stem = self.folder / str(len(self.scans))
         more |= {"source": source, "uploads": uploads}
-        self.scans.append(keep_scan(case, labels, self.shown.values, truth, stem, **more))
+        self.scans.append(keep_scan(case, labels, self.references.values, truth, stem, **more))
         return self.scans[-1]
 
     def result(self) -> Result:
@@ -261,19 +262,19 @@ class Job:
             tables = self.folder / "statistics.csv", self.folder / "statistics.json"
             write_statistics(self.rows, *tables)
             extras += tables
-            if self.embedding and "retrieval" not in self.asked.strategy:
-                extras.append(_write_task(self.service, self.asked, self.embedding, self.folder))
+            if self.embedding and "retrieval" not in self.inputs.strategy:
+                extras.append(_write_task(self.service, self.inputs, self.embedding, self.folder))
             everything = self.folder / "everything.zip"
             exports.archive([*masks, *extras], everything)
             extras.insert(0, everything)
         return Result(
             self.folder,
-            self.shown.values if self.scans else {},
+            self.references.values if self.scans else {},
             tuple(self.scans),
             tuple(self.failures),
             extras=tuple(extras),
             rows=tuple(self.rows),
-            asked=len(self.targets),
+            query_count=len(self.targets),
         )
 
 
@@ -292,8 +293,8 @@ def with_values_of(truth: Case, values: dict[str, int]) -> np.ndarray:
     return labels
 
 
-def _write_task(service: Service, asked: Asked, embedding: TaskEmbedding, folder: Path) -> Path:
+def _write_task(service: Service, inputs: Inputs, embedding: TaskEmbedding, folder: Path) -> Path:
     output = folder / "iris.task.safetensors"
-    shown = (*asked.references, *asked.masks, *asked.tasks)
-    service.write_task(output, embedding, tuple(path.name for path in shown) + asked.classes)
+    files = (*inputs.references, *inputs.masks, *inputs.tasks)
+    service.write_task(output, embedding, tuple(path.name for path in files) + inputs.classes)
     return output

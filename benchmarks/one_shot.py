@@ -26,7 +26,7 @@ def measure(preset: str, k: int, queries: int) -> dict[str, float]:
     from iris_core.case import Case, plain_classes
     from iris_core.inference import segment
     from iris_core.model.iris import PRESETS, Iris
-    from iris_core.strategies import Given
+    from iris_core.strategies import Context
     from iris_core.strategies.one_shot import one_shot
 
     torch.manual_seed(0)
@@ -41,10 +41,10 @@ def measure(preset: str, k: int, queries: int) -> dict[str, float]:
     ]
     reference = Case(scans[0].image, scans[0].affine, labels, plain_classes(labels))
     loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    given = Given(model, [reference], grid="paper")
-    segment(model, one_shot(given)(scans[0]).embedding, scans[0])  # warm-up
+    context = Context(model, [reference], grid="paper")
+    segment(model, one_shot(context)(scans[0]).embedding, scans[0])  # warm-up
     started = time.perf_counter()
-    embedding = one_shot(given)(scans[0]).embedding
+    embedding = one_shot(context)(scans[0]).embedding
     encoded = time.perf_counter()
     for scan in scans:
         segment(model, embedding, scan)

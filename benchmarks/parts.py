@@ -24,7 +24,7 @@ def registration(service: Service, embedding: TaskEmbedding, query: Case) -> np.
 
 
 def head(service: Service, embedding: TaskEmbedding, query: Case) -> np.ndarray:
-    return inference.segment(service.checkpoint.model, replace(embedding, shown=()), query)
+    return inference.segment(service.checkpoint.model, replace(embedding, references=()), query)
 
 
 def whole(service: Service, embedding: TaskEmbedding, query: Case) -> np.ndarray:

@@ -28,7 +28,7 @@ from iris_core.case import Case  # noqa: E402
 from iris_core.evaluation.metrics import dice  # noqa: E402
 from iris_core.geometry import oriented  # noqa: E402
 from iris_core.intensity import detect_scheme, normalise  # noqa: E402
-from iris_core.registration import Scan, register, show  # noqa: E402
+from iris_core.registration import Scan, prepare, register  # noqa: E402
 
 COLUMNS = "set", "pair", "method", "dice", "seconds", "failed"
 
@@ -70,7 +70,7 @@ def iris(reference: Volume, query: Volume) -> np.ndarray:
     """Iris' registration; a class is where more than half of it is carried to, the strongest wins."""
     image, labels, spacing_mm = reference
     values = [int(v) for v in np.unique(labels) if v]
-    shown = show(scan(image, spacing_mm), [torch.from_numpy(labels == v) for v in values])
+    shown = prepare(scan(image, spacing_mm), [torch.from_numpy(labels == v) for v in values])
     found = register(scan(query[0], query[2]), shown)
     grid = [
         torch.from_numpy((np.arange(n) + 0.5 - n / 2) * s).float()

@@ -17,7 +17,7 @@ import torch
 from iris_core.case import Case, plain_classes
 from iris_core.inference import segment
 from iris_core.model.iris import PRESETS, Iris
-from iris_core.strategies import STRATEGIES, Given, Options
+from iris_core.strategies import STRATEGIES, Context, Options
 
 EDGE = 96
 POOL = 5
@@ -39,7 +39,7 @@ def again(model: Iris, reference: Case, queries: list[Case]) -> float:
     for query in queries:
         for c in reference.classes:
             one = replace(reference, labels=np.where(reference.labels == c.value, c.value, 0), classes=(c,))
-            plan = STRATEGIES["one_shot"](Given(model, [one], grid="paper"))
+            plan = STRATEGIES["one_shot"](Context(model, [one], grid="paper"))
             segment(model, plan(query).embedding, query)
     return time.perf_counter() - started
 
@@ -60,7 +60,7 @@ def main() -> None:
         for strategy in ("one_shot", "ensemble", "retrieval", "image_retrieval", "tuning"):
             shown = references if strategy in ("ensemble", "retrieval", "image_retrieval") else references[:1]
             started = time.perf_counter()
-            plan = STRATEGIES[strategy](Given(model, shown, grid="paper", options=Options(steps=10)))
+            plan = STRATEGIES[strategy](Context(model, shown, grid="paper", options=Options(steps=10)))
             prepared = time.perf_counter()
             for query in queries:
                 segment(model, plan(query).embedding, query)

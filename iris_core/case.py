@@ -94,7 +94,8 @@ class Case:
     @property
     def spacing_mm(self) -> np.ndarray:
         """Voxel size in mm along each axis of the array."""
-        return np.linalg.norm(self.affine[:3, :3], axis=0)
+        sizes: np.ndarray = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return sizes
 
     @property
     def voxel_ml(self) -> float:

@@ -9,10 +9,11 @@ import platform
 import re
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -38,7 +39,7 @@ class Checkpoint:
 
     model: Iris
     bank: MemoryBank
-    training: dict
+    training: dict[str, Any]
     sha256: str
 
 
@@ -51,7 +52,7 @@ def _unwritten(path: Path, error: Exception) -> WriteError:
     return WriteError(f"{path}: cannot be written: {reason}; make room, or choose another place")
 
 
-def write_atomically(path: Path, write) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write(temporary)`` make a file or a folder beside ``path``, then rename it, so that nothing half-written
     stays; what a killed process left beside it goes with the first write into a folder. A folder must be new or empty.
 
@@ -127,12 +128,12 @@ def write_json(path: Path, value: object) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8"))
 
 
-def read_json(path: Path):
+def read_json(path: Path) -> Any:
     """What a JSON file holds. Raises ValueError where it is none."""
     return parse_json(path.read_text("utf-8"))
 
 
-def parse_json(text: str):
+def parse_json(text: str) -> Any:
     """What JSON says. Raises ValueError where it is none; also where it is nested too deep for Python's parser."""
     try:
         return json.loads(text)
@@ -140,7 +141,7 @@ def parse_json(text: str):
         raise ValueError("it is nested too deep to be read") from error
 
 
-def save(folder: Path, model: Iris, bank: MemoryBank, training: dict) -> None:
+def save(folder: Path, model: Iris, bank: MemoryBank, training: dict[str, Any]) -> None:
     """Write the checkpoint folder; float16 weights."""
     weights = {k: v.detach().cpu().half().contiguous() for k, v in model.state_dict().items()}
     write_atomically(folder / "model.safetensors", lambda p: save_file(weights, p))
@@ -172,11 +173,11 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
     except (ArithmeticError, AttributeError, KeyError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
         raise InputError(f"{folder}: not usable as Iris weights: {error}") from error
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    model = model.to(device=device, memory_format=torch.channels_last_3d).eval()
-    return Checkpoint(model, bank, training, digest)
+    model.to(device=device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # torch's stubs lack it
+    return Checkpoint(model.eval(), bank, training, digest)
 
 
-def _training(record: dict) -> dict:
+def _training(record: dict[str, Any]) -> dict[str, Any]:
     """training.json, if it is as far as it is used what the trainer writes. Raises an error of Python's where not."""
     for name, seen in record.get("datasets", {}).items():
         sizes = seen.get("classes", {}).values()

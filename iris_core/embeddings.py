@@ -11,7 +11,7 @@ from torch import Tensor
 
 from iris_core.case import InputError
 from iris_core.model.task_encoder import COMPACT, Task
-from iris_core.registration import Shown
+from iris_core.registration import Reference
 
 MEMORIES = 6  # references whose spatial memories and scans an ensemble keeps: time and size grow with them. Ours
 POSITIONS = 4096  # of a reference's spatial memory: a window of 96 voxels has 1728. Ours
@@ -33,7 +33,7 @@ class TaskEmbedding:
     task: K classes, batch of one. values, names: label value and name of each class, in T's order.
     spacing_mm: the working spacing. scheme: the intensity scheme of the reference.
     overviews, detail: the same classes at coarser spacings, finest first, and at a finer one; none on the paper's grid.
-    shown: the references that a query is registered to.
+    references: the scans with masks that a query is registered to; none where the model does not register.
     """
 
     task: Task
@@ -44,7 +44,7 @@ class TaskEmbedding:
     overlapping: bool = False
     overviews: tuple[Level, ...] = ()
     detail: Level | None = None
-    shown: tuple[Shown, ...] = ()
+    references: tuple[Reference, ...] = ()
 
     def map(self, function: Callable[[Task], Task]) -> "TaskEmbedding":
         """The same embedding with ``function`` applied to T at every spacing."""
@@ -57,7 +57,7 @@ class TaskEmbedding:
 
     def to(self, device: torch.device) -> "TaskEmbedding":
         moved = self.map(lambda task: task.map(lambda t: t.to(device)))
-        return replace(moved, shown=tuple(s.to(device) for s in self.shown))
+        return replace(moved, references=tuple(r.to(device) for r in self.references))
 
 
 def combine(tasks: list[Task], weights: Tensor) -> Task:
@@ -126,7 +126,7 @@ def context_ensemble(embeddings: list[TaskEmbedding]) -> TaskEmbedding:
         overlapping=first.overlapping,
         overviews=tuple(map(joined, zip(*(e.overviews for e in embeddings), strict=False))),
         detail=joined(details) if len(details) == len(embeddings) else None,
-        shown=tuple(s for i, e in enumerate(embeddings) if i in kept for s in _shown_with(e, tuple(classes))),
+        references=tuple(r for i, e in enumerate(embeddings) if i in kept for r in _references_with(e, tuple(classes))),
     )
 
 
@@ -173,7 +173,7 @@ def only(embedding: TaskEmbedding, names: list[str]) -> TaskEmbedding:
         embedding.map(lambda task: _with_classes(task, embedding.names, tuple(names))),
         values=tuple(embedding.values[i] for i in order),
         names=tuple(names),
-        shown=_shown_with(embedding, tuple(names)),
+        references=_references_with(embedding, tuple(names)),
     )
 
 
@@ -198,10 +198,10 @@ def _with_classes(task: Task, names: tuple[str, ...], wanted: tuple[str, ...]) -
     )
 
 
-def _shown_with(embedding: TaskEmbedding, wanted: tuple[str, ...]) -> tuple[Shown, ...]:
+def _references_with(embedding: TaskEmbedding, wanted: tuple[str, ...]) -> tuple[Reference, ...]:
     """The references of an embedding, with the classes of T in another order."""
     names = embedding.names
-    return tuple(s.pick([names.index(n) if n in names else None for n in wanted]) for s in embedding.shown)
+    return tuple(r.pick([names.index(n) if n in names else None for n in wanted]) for r in embedding.references)
 
 
 class MemoryBank:

@@ -37,8 +37,8 @@ class Work:
     samples: of the logits. registrations: of the query to references.
     """
 
-    windows: tuple[tuple[int, int, int], ...]
-    if_lost: tuple[tuple[int, int, int], ...]
+    windows: tuple[tuple[int, ...], ...]
+    if_lost: tuple[tuple[int, ...], ...]
     k: int
     voxels: int
     samples: int
@@ -74,7 +74,7 @@ def work(model: Iris, embedding: TaskEmbedding, query: Case) -> Work:
         k=len(embedding.values),
         voxels=math.prod(shape),
         samples=math.prod(grid.working_shape),
-        registrations=len(embedding.shown) if model.registers else 0,
+        registrations=len(embedding.references) if model.registers else 0,
     )
 
 
@@ -82,7 +82,7 @@ def work(model: Iris, embedding: TaskEmbedding, query: Case) -> Work:
 def registration_seconds(embedding: TaskEmbedding, device: torch.device) -> tuple[float, Registered]:
     """Seconds that registering a query to the embedding's first reference takes on this machine, whatever its size:
     measured on noise; and what came of it."""
-    shown = embedding.shown[0].to(device)
+    shown = embedding.references[0].to(device)
     low, high = shown.scales[0].view
     spacing = float((high - low).prod() ** (1 / 3)) / PROBE
     shape = [max(1, round(float(edge) / spacing)) for edge in high - low]
@@ -94,7 +94,7 @@ def registration_seconds(embedding: TaskEmbedding, device: torch.device) -> tupl
 
 @torch.inference_mode()
 def window_seconds(
-    model: Iris, embedding: TaskEmbedding, shape: tuple[int, int, int], registered: Sequence[Registered]
+    model: Iris, embedding: TaskEmbedding, shape: tuple[int, ...], registered: Sequence[Registered]
 ) -> float:
     """Seconds that one window of zeros takes on this machine, with the embedding's classes."""
     device = next(model.parameters()).device

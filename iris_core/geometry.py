@@ -6,7 +6,7 @@ so no step allocates more than its output and every step can be read as an equat
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,7 +71,7 @@ def axis_matrix(n_in: int, positions: np.ndarray, width: float = 1.0, outside: s
     return torch.from_numpy(weights.astype(np.float32))
 
 
-def apply_matrices(volume: Tensor, matrices: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+def apply_matrices(volume: Tensor, matrices: Sequence[Tensor]) -> Tensor:
     """Apply one matrix per spatial axis to (..., x, y, z), numbers or a mask."""
     parts = []
     for axis, matrix in zip((-3, -2, -1), matrices, strict=True):
@@ -92,8 +92,8 @@ class WorkingGrid:
     shape, spacing_mm: of the volume, in RAS+ order. working_mm: the grid's voxel size, one number.
     """
 
-    shape: tuple[int, int, int]
-    spacing_mm: tuple[float, float, float]
+    shape: tuple[int, ...]
+    spacing_mm: tuple[float, ...]
     working_mm: float
 
     def __post_init__(self) -> None:
@@ -105,14 +105,14 @@ class WorkingGrid:
             )
 
     @property
-    def working_shape(self) -> tuple[int, int, int]:
+    def working_shape(self) -> tuple[int, ...]:
         return self._edges(self.working_mm)
 
     def fits(self, working_mm: float) -> bool:
         """Whether a grid of this or another voxel size over the same volume is not too large."""
         return np.prod([float(n) for n in self._edges(working_mm)]) <= MAX_WORKING_VOXELS
 
-    def _edges(self, working_mm: float) -> tuple[int, int, int]:
+    def _edges(self, working_mm: float) -> tuple[int, ...]:
         return tuple(max(1, round(n * s / working_mm)) for n, s in zip(self.shape, self.spacing_mm, strict=True))
 
     def positions(self, axis: int, working: np.ndarray) -> np.ndarray:
@@ -141,7 +141,7 @@ class WorkingGrid:
         step = self.spacing_mm[axis] / self.working_mm
         return (positions + 0.5 - self.shape[axis] / 2) * step + self.working_shape[axis] / 2 - 0.5
 
-    def centre_mm(self, start: tuple[float, ...], shape: tuple[int, ...]) -> tuple[float, float, float]:
+    def centre_mm(self, start: tuple[float, ...], shape: tuple[int, ...]) -> tuple[float, ...]:
         """The middle of a window, from the middle of the volume."""
         return tuple(
             (first + n / 2 - whole / 2) * self.working_mm
@@ -160,7 +160,7 @@ class Scores:
     """Values (K, x, y, z) of K classes on the part of a working grid that begins at ``start``; none elsewhere."""
 
     grid: WorkingGrid
-    start: tuple[int, int, int]
+    start: tuple[int, ...]
     values: Tensor
 
     def back_matrices(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -279,12 +279,12 @@ def _thickness_mm(mask: np.ndarray, spacing: np.ndarray) -> float:
     return 2 * mask.sum() * spacing.prod() / surface
 
 
-def window_shape(working_shape: tuple[int, ...], window: int, multiple: int) -> tuple[int, int, int]:
+def window_shape(working_shape: tuple[int, ...], window: int, multiple: int) -> tuple[int, ...]:
     """The smallest shape that holds the volume, in multiples the network takes, at most ``window`` along an axis."""
     return tuple(min(window, -(-n // multiple) * multiple) for n in working_shape)
 
 
-def window_shapes(working_shape, lengths, window: int, multiple: int) -> tuple[int, int, int]:
+def window_shapes(working_shape, lengths, window: int, multiple: int) -> tuple[int, ...]:
     """Shape of the windows that look at ``lengths`` voxels of a working grid: what is a little longer than a window is
     seen whole, at once, instead of in two halves."""
     largest = int(window * LARGEST_WINDOW) // multiple * multiple

@@ -82,9 +82,9 @@ def predict(
     volume, grid = _placed(embedding, query)
     windows = len(cover(model, grid))
     registered = []
-    for shown in embedding.shown if model.registers else ():
+    for reference in embedding.references if model.registers else ():
         progress(0, windows)
-        registered.append(register(Scan(volume, grid.spacing_mm).to(device), shown.to(device)))
+        registered.append(register(Scan(volume, grid.spacing_mm).to(device), reference.to(device)))
     region = _locate(model, embedding, volume, grid, device, registered) if locate else None
     scores = window_logits(model, embedding.task, volume, grid, device, registered, progress, region)
     if region is not None and (lost := region.sure & (sureness(scores.values) < SURE)).any():
@@ -99,7 +99,7 @@ def carried_labels(model: Iris, embedding: TaskEmbedding, query: Case) -> np.nda
     """Labels as of ``segment``, by registration alone."""
     device = next(model.parameters()).device
     volume, grid = _placed(embedding, query)
-    registered = [register(Scan(volume, grid.spacing_mm).to(device), s.to(device)) for s in embedding.shown]
+    registered = [register(Scan(volume, grid.spacing_mm).to(device), r.to(device)) for r in embedding.references]
     scores = Scores(grid, (0, 0, 0), _believed(model, grid, registered, len(embedding.values)))
     return _prediction(scores, embedding, query).labels()
 
@@ -193,7 +193,9 @@ def coarse_pass(model: Iris, embedding: TaskEmbedding, grid: WorkingGrid) -> Lev
     return None
 
 
-def cover(model: Iris, grid: WorkingGrid, low=(0, 0, 0), high=None) -> list[tuple[tuple, tuple]]:
+def cover(
+    model: Iris, grid: WorkingGrid, low: Sequence[int] = (0, 0, 0), high: Sequence[int] | None = None
+) -> list[tuple[Corner, Corner]]:
     """(start, shape) of the windows that cover a part of the working grid, by default all of it."""
     config, high = model.config, high or grid.working_shape
     lengths = [b - a for a, b in zip(low, high, strict=True)]

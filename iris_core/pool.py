@@ -8,9 +8,9 @@ import torch
 
 from iris_core.case import Case, InputError
 from iris_core.checkpoint import Checkpoint, read_json, write_json
-from iris_core.strategies.base import Known
+from iris_core.strategies.base import EncodedReference
 from iris_core.strategies.image_retrieval import descriptor
-from iris_core.strategies.references import encode, shared_scale
+from iris_core.strategies.references import encode_at, shared_scale
 from iris_core.task_file import load_task, save_task
 
 INDEX = "pool.json"
@@ -25,7 +25,7 @@ def open_pool(
     grid: str,
     scheme: str,
     progress: Callable[[int, int], None] = lambda done, of: None,
-) -> list[Known]:
+) -> list[EncodedReference]:
     """The cases of a dataset as references; those that show nothing are left out.
 
     folder: holds a task file a case and pool.json; made where it is missing, begun anew where it is of other weights,
@@ -45,19 +45,19 @@ def open_pool(
     for done, (name, source) in enumerate(sources.items()):
         progress(done, len(sources))
         entry = index["cases"].get(name)
-        known = _stored(folder, name, entry, source, checkpoint)
-        if known is None and not (entry and entry["source"] == source and entry["descriptor"] is None):
+        encoded = _stored(folder, name, entry, source, checkpoint)
+        if encoded is None and not (entry and entry["source"] == source and entry["descriptor"] is None):
             case = read(name)
             entry = {"source": source, "descriptor": None}
             if case.present():
-                embedding = encode(model, case, index["spacing_mm"], scheme, grid == "auto")
+                embedding = encode_at(model, case, index["spacing_mm"], scheme, grid == "auto")
                 entry["descriptor"] = descriptor(model, case, scheme).tolist()
                 save_task(_file(folder, name), embedding, checkpoint.sha256, (name,))
-                known = Known(name, embedding, torch.tensor(entry["descriptor"]))
+                encoded = EncodedReference(name, embedding, torch.tensor(entry["descriptor"]))
             index["cases"][name] = entry
             write_json(folder / INDEX, index)
-        if known:
-            pool.append(known)
+        if encoded:
+            pool.append(encoded)
     write_json(folder / INDEX, index)
     return pool
 
@@ -96,7 +96,9 @@ def _showing(names: Collection[str], read: Callable[[str], Case], dataset: str) 
         raise InputError(f"{dataset}: a pool needs cases that show a class, none of {len(names)} does")
 
 
-def _stored(folder: Path, name: str, entry: dict | None, source: str, checkpoint: Checkpoint) -> Known | None:
+def _stored(
+    folder: Path, name: str, entry: dict | None, source: str, checkpoint: Checkpoint
+) -> EncodedReference | None:
     """A case as it was kept; None where it is not, or not as it should be."""
     if not entry or entry["source"] != source or not entry["descriptor"] or not _file(folder, name).is_file():
         return None
@@ -106,4 +108,4 @@ def _stored(folder: Path, name: str, entry: dict | None, source: str, checkpoint
     except (ArithmeticError, InputError, RuntimeError, TypeError, ValueError):  # torch's own, for what is no number
         return None
     usable = kept.shape == (checkpoint.model.config.widths[-1],) and torch.isfinite(kept).all()
-    return Known(name, embedding, kept) if usable else None
+    return EncodedReference(name, embedding, kept) if usable else None

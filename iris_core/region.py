@@ -8,7 +8,7 @@ from torch import Tensor
 
 from iris_core.geometry import Scores, WorkingGrid, extent
 
-Corner = tuple[int, int, int]
+Corner = tuple[int, ...]
 Box = tuple[Corner, Corner]
 
 

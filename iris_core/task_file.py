@@ -1,4 +1,4 @@
-"""A TaskEmbedding as a file: what a reference taught, to be kept, sent and used without the reference."""
+"""A TaskEmbedding as a file: kept, sent and used without the reference it was made of."""
 
 import json
 from dataclasses import fields
@@ -15,7 +15,7 @@ from iris_core.embeddings import Level, TaskEmbedding
 from iris_core.intensity import SCHEMES
 from iris_core.model.iris import Iris
 from iris_core.model.task_encoder import Task
-from iris_core.shown_file import from_tensors, to_tensors
+from iris_core.reference_file import from_tensors, to_tensors
 
 MAX_BYTES = 2**30
 MAX_CLASSES = 1024
@@ -36,10 +36,10 @@ def save_task(path: Path, embedding: TaskEmbedding, weights_sha256: str, made_fr
         for at, task in levels.items()
         for part in fields(Task)
     }
-    shown_tensors, shown = to_tensors(embedding.shown)
-    tensors |= shown_tensors
+    reference_tensors, references = to_tensors(embedding.references)
+    tensors |= reference_tensors
     about = {
-        "shown": shown,
+        "references": references,
         "weights_sha256": weights_sha256,
         "values": embedding.values,
         "names": embedding.names,
@@ -73,7 +73,7 @@ def load_task(path: Path, model: Iris, weights_sha256: str) -> TaskEmbedding:
         with safe_open(path, "pt") as stored:
             about = parse_json((stored.metadata() or {})["iris_task"])
             tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
-        if "shown" not in about:
+        if "references" not in about:
             raise ValueError("it was made before 0.5.0; encode the reference again")
         if about["weights_sha256"] != weights_sha256:
             raise InputError(
@@ -90,7 +90,7 @@ def load_task(path: Path, model: Iris, weights_sha256: str) -> TaskEmbedding:
             raise ValueError(f"working spacings {spacings} mm, intensity scheme {about['scheme']!r}")
         levels = ["", *(f"overview{i}/" for i in range(n)), *["detail/"][: len(finer)]]
         tasks = [Task(*(tensors.pop(f"{at}{part.name}").float() for part in fields(Task))) for at in levels]
-        shown = from_tensors(tensors, about["shown"], len(values))
+        references = from_tensors(tensors, about["references"], len(values))
         if tensors:
             raise ValueError(f"unknown parts {sorted(tensors)[:5]}")
         for task in tasks:
@@ -105,7 +105,7 @@ def load_task(path: Path, model: Iris, weights_sha256: str) -> TaskEmbedding:
             overlapping=bool(about["overlapping"]),
             overviews=tuple(others[:n]),
             detail=others[n] if finer else None,
-            shown=shown,
+            references=references,
         )
     except InputError:
         raise

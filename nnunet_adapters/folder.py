@@ -15,7 +15,7 @@ from iris_core.case import Case, InputError
 from iris_core.checkpoint import read_json, write_json
 from iris_core.embeddings import TaskEmbedding
 from iris_core.prediction import Prediction
-from iris_core.strategies import Chosen, Plan
+from iris_core.strategies import Plan, QueryTask
 from nnunet_adapters.headers import is_scan
 from nnunet_adapters.images import read_scan
 from nnunet_adapters.outputs import PLAIN, PROBABILITIES, Wanted, output_name, seg_name, write
@@ -27,19 +27,19 @@ TABLE_LINES = 40
 BEGUN, FAILED = "begun", "failed"  # status of a result whose files are being written, or not all could be
 
 
-def expand_queries(paths: tuple[Path, ...], shown: tuple[Path, ...] = ()) -> list[Path]:
+def expand_queries(paths: tuple[Path, ...], references: tuple[Path, ...] = ()) -> list[Path]:
     """Scans as they are; a folder becomes the scans in it, or is itself one DICOM series if it holds none.
 
-    Hidden files and what was ``shown`` (the reference and its mask) are not taken from a folder.
+    Hidden files and ``references``, files that are no queries, are not taken from a folder.
     """
-    known = {path.resolve() for path in shown}
+    left_out = {path.resolve() for path in references}
     queries = []
     for path in paths:
         files = sorted(p for p in path.iterdir() if not p.name.startswith(".")) if path.is_dir() else []
         scans = [p for p in files if is_scan(p)]
         if scans and any(p.name.lower().endswith((".dcm", ".ima")) for p in files):
             raise InputError(f"{path}: must hold scans or one DICOM series, found both; name the files to segment")
-        queries += [p for p in scans if p.resolve() not in known] if scans else [path]
+        queries += [p for p in scans if p.resolve() not in left_out] if scans else [path]
     return queries
 
 
@@ -83,7 +83,7 @@ def segment_queries(
     plan: Plan,
     confidence: Callable[[Case, np.ndarray, TaskEmbedding], dict[str, float]],
     queries: list[Path],
-    shown: tuple[Path, ...],
+    references: tuple[Path, ...],
     output: Path,
     keep: bool,
     report: dict,
@@ -94,14 +94,14 @@ def segment_queries(
 
     The next scan is read and the last mask written while one is decoded; at most two scans wait.
     plan: T for a query. confidence: of a query, its labels and their T, per class; {} for none.
-    shown: the reference and its mask, which no result may replace. keep: leave masks that exist. report: goes into
+    references: their files, which no result may replace. keep: leave masks that exist. report: goes into
     run.json, with an entry a query. wanted: what is written of each.
 
     Raises InputError before any work if a result would replace a file that no former run wrote.
     """
     names = named_outputs(queries, wanted.format)
     former = former_results(output)
-    scans = {p.resolve() for p in (*queries, *shown)}
+    scans = {p.resolve() for p in (*queries, *references)}
     for name, query in names.items():
         target = output / name
         if target.resolve() in scans:
@@ -152,8 +152,8 @@ def segment_queries(
             started = time.perf_counter()
             try:
                 case, before = read.result()
-                chosen = plan(case)
-                task = chosen.embedding
+                query_task = plan(case)
+                task = query_task.embedding
                 prediction = predict(task, case)
                 labels = wanted.labels(prediction, task.values, case.voxel_ml)
                 if last:
@@ -161,7 +161,7 @@ def segment_queries(
                 record(name, {"query": str(query), "status": BEGUN})
                 written = writer.submit(write, labels, query, output / name, task, wanted, prediction)
                 trust = confidence(case, labels, task)
-                entry = _entry(query, case, chosen, labels, trust, time.perf_counter() - started)
+                entry = _entry(query, case, query_task, labels, trust, time.perf_counter() - started)
                 if wanted.statistics:
                     entry["statistics"] = statistics(case, labels, task.values, task.names, trust)
                 last = name, written, entry, before
@@ -197,9 +197,9 @@ def _stamped(query: Path) -> tuple[Case, list]:
 
 
 def _entry(
-    query: Path, case: Case, chosen: Chosen, labels: np.ndarray, trust: dict[str, float], seconds: float
+    query: Path, case: Case, query_task: QueryTask, labels: np.ndarray, trust: dict[str, float], seconds: float
 ) -> dict:
-    task = chosen.embedding
+    task = query_task.embedding
     return {
         "query": str(query),
         "status": "done",
@@ -208,7 +208,7 @@ def _entry(
         "intensity": task.scheme,
         "volumes_ml": volumes_ml(labels, task.values, task.names, case.voxel_ml),
         "confidence": {name: round(value, 4) for name, value in trust.items()},
-        **({"notes": chosen.notes} if chosen.notes else {}),
+        **({"notes": query_task.notes} if query_task.notes else {}),
         "seconds": round(seconds, 3),
     }
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ def stem(path: Path) -> str:
     return path.name if path.is_dir() else path.name[: -len(ending(path))]
 
 
-def ras_affine(properties: dict) -> np.ndarray:
+def ras_affine(properties: dict[str, Any]) -> np.ndarray:
     """Voxel (x, y, z) → RAS+ mm from the properties that nnunetv2's readers return."""
     if "nibabel_stuff" in properties:
         stuff = properties["nibabel_stuff"]
@@ -29,20 +30,23 @@ def ras_affine(properties: dict) -> np.ndarray:
     return np.diag([*properties["spacing"][::-1], 1.0])
 
 
-def read_scan(path: Path) -> Case:
-    """Read an image without labels. Raises InputError naming the file."""
+def read_scan(path: Path | str) -> Case:
+    """Read an image without labels: a file, or a folder of DICOM files. Raises InputError naming the file."""
+    path = Path(path)
     image, affine = read_voxels(path)
     return Case(image.astype(np.float32), affine, name=str(path))
 
 
-def read_reference(path: Path, mask_path: Path, names: dict[int, str] | None = None, resample: bool = False) -> Case:
+def read_reference(
+    path: Path | str, mask_path: Path | str, names: dict[int, str] | None = None, resample: bool = False
+) -> Case:
     """Read an image with its mask, of any format in masks/: on the image's grid, not empty.
 
     names: value → name; they go before those in the mask's file. resample: bring a mask of another grid to the image's,
     instead of refusing it.
     """
     scan = read_scan(path)
-    mask = read_mask(mask_path, scan, resample)
+    mask = read_mask(Path(mask_path), scan, resample)
     if not mask.labels.any():
         raise InputError(f"{mask_path}: the mask must mark at least one voxel, it is empty")
     classes = plain_classes(mask.labels, mask.names | (names or {}))
@@ -50,11 +54,12 @@ def read_reference(path: Path, mask_path: Path, names: dict[int, str] | None = N
     return Case(scan.image, scan.affine, mask.labels, classes, name=str(path), colours=colours)
 
 
-def write_mask(labels: np.ndarray, like: Path, output: Path, structures: Sequence[Structure] = ()) -> None:
+def write_mask(labels: np.ndarray, like: Path | str, output: Path | str, structures: Sequence[Structure] = ()) -> None:
     """Write labels (x, y, z) in the file order of the scan ``like``, with its affine and header, atomically.
 
     structures: their names and colours go into a NIfTI; a plain NRRD or MetaImage has no place for them.
     """
+    like, output = Path(like), Path(output)
     if output.name.lower().endswith(NIFTI):
         nifti.write(labels, like, structures, output)
         return

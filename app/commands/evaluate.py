@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from app.commands.shown import Repeated, StrategyName, read_references
+from app.commands.references import Repeated, StrategyName, read_references
 from iris_core import __version__
 from iris_core.case import InputError
 
@@ -62,7 +62,7 @@ class Evaluate:
         from app.report import write_report
         from app.service import Service
         from iris_core.evaluation.protocol import evaluate, summarise
-        from iris_core.strategies import Given, Options
+        from iris_core.strategies import Context, Options
         from nnunet_adapters.raw import evaluation_split, open_dataset
 
         self._check()
@@ -75,7 +75,7 @@ class Evaluate:
         if self.predictions:
             return summarise_predictions(dataset, queries, self.predictions, self.output)
         options = Options(self.top_k, self.seed, self.steps, self.rate)
-        given = Given(
+        context = Context(
             known.model,
             bank=known.bank,
             training=known.training,
@@ -96,14 +96,14 @@ class Evaluate:
         if self.context_test or self.ablate:
             (draws,) = self._draws("one_shot", dataset, queries, train).values()
             if self.ablate:
-                return run_ablation(given, dataset, draws, self.tolerance_mm, about, self.output)
+                return run_ablation(context, dataset, draws, self.tolerance_mm, about, self.output)
             pool = sorted(dataset.files) if self.split == "all" else train
-            return run_context_test(given, dataset, draws, pool, about, self.output)
+            return run_context_test(context, dataset, draws, pool, about, self.output)
         rows = []
         for strategy in self.strategy:
             for size, draws in self._draws(strategy, dataset, queries, train).items():
                 asked = tuple(f"{dataset.name}/{c.name}" for c in dataset.classes) if strategy == "memory_bank" else ()
-                work = evaluate(strategy, replace(given, classes=asked), dataset.case, draws, self.tolerance_mm)
+                work = evaluate(strategy, replace(context, classes=asked), dataset.case, draws, self.tolerance_mm)
                 scores, bar = [], tqdm(work, strategy, sum(len(d.queries) for d in draws), unit="query")
                 for score in bar:
                     scores.append(score)
@@ -181,7 +181,7 @@ class Advise:
         from app.report import print_advice
         from app.service import Service
         from iris_core.evaluation.protocol import Draw, evaluate, leave_one_out, summarise
-        from iris_core.strategies import STRATEGIES, Given, Options
+        from iris_core.strategies import STRATEGIES, Context, Options
         from nnunet_adapters.raw import open_dataset
 
         if bool(self.dataset) == bool(self.reference):
@@ -196,9 +196,9 @@ class Advise:
         draws = leave_one_out(patients, self.cases, self.seed)
         rows = []
         for strategy in [name for name in STRATEGIES if name != "memory_bank"]:
-            given = Given(service.checkpoint.model, options=Options(seed=self.seed))
+            context = Context(service.checkpoint.model, options=Options(seed=self.seed))
             asked = [Draw(d.references[:1], d.queries) for d in draws] if strategy == "one_shot" else draws
-            work = tqdm(evaluate(strategy, given, read, asked, self.tolerance_mm), strategy, len(asked), unit="query")
+            work = tqdm(evaluate(strategy, context, read, asked, self.tolerance_mm), strategy, len(asked), unit="query")
             scores = list(work)
             seconds = sum(s.seconds for s in scores) / len(scores)
             rows.append({"strategy": strategy, "seconds_per_query": seconds, **summarise(scores)})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from app.commands.shown import Repeated
+from app.commands.references import Repeated
 from iris_core import __version__
 from iris_core.case import InputError
 

@@ -7,14 +7,14 @@ from typing import Annotated
 
 import tyro
 
-from app.commands.shown import Shown
+from app.commands.references import ReferenceOptions
 from iris_core.case import InputError
 
 FOLDS = 5  # nnU-Net's cross-validation needs a case for each
 
 
 @dataclass(frozen=True)
-class Label(Shown):
+class Label(ReferenceOptions):
     """Make an nnU-Net raw dataset of references with their masks, and of queries segmented as they show."""
 
     query: tuple[Path, ...] = tyro.MISSING
@@ -37,8 +37,8 @@ class Label(Shown):
             raise InputError("iris label learns from --reference and --mask alone: their true masks become cases too")
         if not 0 <= self.min_confidence <= 1:
             raise InputError(f"--min-confidence must be from 0 to 1, got {self.min_confidence}")
-        queries = expand_queries(self.query, self.shown)
-        check_target(self.output, (*queries, *self.shown))
+        queries = expand_queries(self.query, self.reference_files)
+        check_target(self.output, (*queries, *self.reference_files))
         case_names((*self.reference, *queries))
         service = Service(self.weights, self.device)
         references = self.references()
@@ -52,7 +52,7 @@ class Label(Shown):
         )
         wanted = Wanted("nii.gz", colour=lambda index, name: colour(names.index(name)))
         kept = masks, self.continue_, self.report(service)
-        code = segment_queries(service.predict, plan, trust, queries, self.shown, *kept, wanted=wanted)
+        code = segment_queries(service.predict, plan, trust, queries, self.reference_files, *kept, wanted=wanted)
         results = former_results(masks)
         if not results:
             return code

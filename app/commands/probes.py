@@ -26,7 +26,7 @@ def summarise_predictions(dataset, cases: list[str], predictions: Path, output: 
     return 0
 
 
-def run_context_test(given, dataset, draws: list, pool: list[str], about: dict, output: Path | None) -> int:
+def run_context_test(context, dataset, draws: list, pool: list[str], about: dict, output: Path | None) -> int:
     """Right and wrong references for the same queries: a table and a verdict. pool: cases of other patients."""
     from tqdm import tqdm
 
@@ -34,7 +34,7 @@ def run_context_test(given, dataset, draws: list, pool: list[str], about: dict, 
     from iris_core.evaluation.context import context_test, summarise_context, verdict
 
     pairs = [(draw.references[0], query) for draw in draws for query in draw.queries]
-    work = context_test(given, dataset.case, pairs, dataset.patients, pool, given.options.seed)
+    work = context_test(context, dataset.case, pairs, dataset.patients, pool, context.options.seed)
     trials = [trial for of_pair in tqdm(work, "context test", len(pairs), unit="pair") for trial in of_pair]
     if not trials:
         raise InputError(f"{dataset.name}: no reference drawn shows a class that its query has; try more --draws")
@@ -51,7 +51,7 @@ def run_context_test(given, dataset, draws: list, pool: list[str], about: dict, 
     return 0
 
 
-def run_ablation(given, dataset, draws: list, tolerance_mm: float, about: dict, output: Path | None) -> int:
+def run_ablation(context, dataset, draws: list, tolerance_mm: float, about: dict, output: Path | None) -> int:
     """One-shot with all of T, and without each of its parts."""
     from tqdm import tqdm
 
@@ -62,9 +62,9 @@ def run_ablation(given, dataset, draws: list, tolerance_mm: float, about: dict, 
     line = "{:26} {:>7} {:>8} {:>10} {:>8}"
     queries = sum(len(draw.queries) for draw in draws)
     rows = []
-    for part in (None, *parts_of(given.model.config)):
-        model = Ablated(given.model, part) if part else given.model
-        work = evaluate("one_shot", replace(given, model=model), dataset.case, draws, tolerance_mm)
+    for part in (None, *parts_of(context.model.config)):
+        model = Ablated(context.model, part) if part else context.model
+        work = evaluate("one_shot", replace(context, model=model), dataset.case, draws, tolerance_mm)
         scores = list(tqdm(work, f"without {part}" if part else "all", queries, unit="query"))
         row = {"without": part, **summarise(scores)}
         if row["mean_dice"] is None:

@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 
 import tyro
 
-from app.commands.shown import Shown
+from app.commands.references import ReferenceOptions
 from iris_core.case import InputError
 
 
 @dataclass(frozen=True)
-class Encode(Shown):
+class Encode(ReferenceOptions):
     """Write what references show as a task file: to keep, to send, to segment with.
 
     It holds a small picture of the reference, of a small scan its voxels: send it only to who may see the scan.
@@ -37,7 +37,7 @@ class Encode(Shown):
 
 
 @dataclass(frozen=True)
-class Segment(Shown):
+class Segment(ReferenceOptions):
     """Segment queries as the references show. Each result lies on its query's own grid and is named after it."""
 
     query: tuple[Path, ...] = tyro.MISSING
@@ -72,7 +72,7 @@ class Segment(Shown):
 
         part = Part(self.part_id, self.num_parts)
         service = Service(self.weights, self.device)
-        queries = expand_queries(self.query, self.shown)
+        queries = expand_queries(self.query, self.reference_files)
         references = self.references()
         wanted = self._wanted(references)
         plan = self.plan(service, references)
@@ -82,7 +82,7 @@ class Segment(Shown):
             return service.confidence(judges, query, labels, embedding)
 
         kept = self.output, self.continue_, self.report(service), part, wanted
-        return segment_queries(service.predict, plan, confidence, queries, self.shown, *kept)
+        return segment_queries(service.predict, plan, confidence, queries, self.reference_files, *kept)
 
     def _wanted(self, references: list):
         """Colours are those of the references' masks, else the viewers'."""

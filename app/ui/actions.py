@@ -14,14 +14,14 @@ from pathlib import Path
 import gradio as gr
 
 from app.checks import check, forecast
-from app.commands.shown import parse_names
+from app.commands.references import parse_names
 from app.results import Result
 from app.service import Service
 from app.session import Sessions
 from app.ui.tables import outcome, said, scans_table
 from app.uploads import gather, pairs
 from app.viewers.atlas import figure, known_atlas
-from app.work import Asked, Showing, Stopped, run
+from app.work import Inputs, References, Stopped, run
 from iris_core.case import InputError
 from iris_core.strategies import Options
 from nnunet_adapters.folder import FAILURES
@@ -31,8 +31,8 @@ SAMPLES = Path(__file__).parents[1] / "samples"
 MESSAGE = {"duration": 30}  # seconds that a message stays on the page
 CHECKED = 5  # queries that are read before the run
 REPLACED = InputError("Another run of the same visitor took its place; let one end before the next")
-FIELDS = 7  # of asked_for's values: those that a visitor fills in
 MEASURED_S = 5  # how often a run looks at the room on disk
+FIELDS = 7  # of the values that inputs_of takes: those that a visitor fills in
 FIRST = 3  # remarks on them that are shown at once
 
 
@@ -92,32 +92,32 @@ class Actions:
         """What is to be said of the uploads before the run: which belong together, what does not fit, how long."""
         parts = []
         try:
-            asked = asked_for(*values)
-            self.note(asked, request)
+            inputs = inputs_of(*values)
+            self.note(inputs, request)
             with tempfile.TemporaryDirectory(dir=self.sessions.root) as folder:
-                asked.require_files()
-                if len(references := list(gather(asked.references, Path(folder)))) > 1:
+                inputs.require_files()
+                if len(references := list(gather(inputs.references, Path(folder)))) > 1:
                     parts.append(
-                        said("", "Pairs: " + "; ".join(_pair(*pair) for pair in pairs(references, asked.masks)))
+                        said("", "Pairs: " + "; ".join(_pair(*pair) for pair in pairs(references, inputs.masks)))
                     )
-                if asked.queries and (asked.tasks or (asked.references and asked.masks)):
-                    parts.append(self._advice(asked, Path(folder)))
+                if inputs.queries and (inputs.tasks or (inputs.references and inputs.masks)):
+                    parts.append(self._advice(inputs, Path(folder)))
         except InputError as error:
             parts.append(said("bad", self.readable(error)))
         return "".join(parts)
 
-    def _advice(self, asked: Asked, folder: Path) -> str:
-        shown = Showing.of(self.service, asked, folder, {})
-        task = self.service.plan("auto", shown.references, shown.known, grid=asked.grid)(None).embedding
-        queries = list(gather(asked.queries, folder))
+    def _advice(self, inputs: Inputs, folder: Path) -> str:
+        references = References.of(self.service, inputs, folder, {})
+        task = self.service.plan("auto", references.cases, references.encoded, grid=inputs.grid)(None).embedding
+        queries = list(gather(inputs.queries, folder))
         advice, seconds, gib = [], 0.0, 0.0
         for path in queries[:CHECKED]:
             query = read_scan(path)
-            advice += check(shown.references, query)
+            advice += check(references.cases, query)
             need = forecast(self.service, task, query)
             seconds, gib = seconds + need.seconds, max(gib, need.gib)
-        seconds *= len(queries) / len(queries[:CHECKED]) * (2 if asked.confidence and shown.references else 1)
-        seconds *= 2 if asked.strategy == "retrieval" else 1  # a first pass looks for what is alike
+        seconds *= len(queries) / len(queries[:CHECKED]) * (2 if inputs.confidence and references.cases else 1)
+        seconds *= 2 if inputs.strategy == "retrieval" else 1  # a first pass looks for what is alike
         text = f"{len(queries)} queries" if len(queries) > 1 else "One query"
         text += f": about {spoken(seconds)} and {max(gib, 0.1):.1f} GiB of memory."
         advice = [self.readable(sentence) for sentence in dict.fromkeys(advice)]
@@ -134,8 +134,8 @@ class Actions:
         except InputError as error:
             raise self.error(error) from error
 
-    def note(self, asked: Asked, request: gr.Request) -> None:
-        files = (*asked.references, *asked.masks, *asked.tasks, *asked.queries, *asked.truths)
+    def note(self, inputs: Inputs, request: gr.Request) -> None:
+        files = (*inputs.references, *inputs.masks, *inputs.tasks, *inputs.queries, *inputs.truths)
         self.sessions.note_uploads(request.session_hash, files)
 
     def run(self, request: gr.Request, token, progress=gr.Progress(), *values):  # noqa: B008
@@ -155,7 +155,7 @@ class Actions:
         self.sessions.desk(request.session_hash).fields = values[:FIELDS]
         nothing = [gr.skip()] * 9  # what the page shows stays
         try:
-            token, result = self.segment(self._again(self.asked(*values), former, request), request, report)
+            token, result = self.segment(self._again(self.inputs(*values), former, request), request, report)
         except gr.Error as error:
             if self._stops.get(request.session_hash) is not stop:  # the page shows another run by now
                 return gr.skip()
@@ -180,23 +180,23 @@ class Actions:
             None,
         )
 
-    def _again(self, asked: Asked, former: Result | None, request: gr.Request) -> Asked:
+    def _again(self, inputs: Inputs, former: Result | None, request: gr.Request) -> Inputs:
         """With what the visitor corrected, and how sure the former result was of the rest."""
         corrected = self.sessions.desk(request.session_hash).corrected
         trust = {scan.uploads[0]: scan.trust for scan in former.queries if scan.trust is not None} if former else {}
-        return replace(asked, corrected={q: mask for q, mask in corrected.items() if mask.is_file()}, trust=trust)
+        return replace(inputs, corrected={q: mask for q, mask in corrected.items() if mask.is_file()}, trust=trust)
 
-    def segment(self, asked: Asked, request: gr.Request, report) -> tuple[str, Result]:
+    def segment(self, inputs: Inputs, request: gr.Request, report) -> tuple[str, Result]:
         """The visitor's new result with its token. Raises gr.Error where nothing came of it."""
-        if not asked.queries:
+        if not inputs.queries:
             raise self.error(InputError("Add at least one query first (step 3)"))
-        if not (asked.references or asked.masks or asked.tasks or asked.classes):
+        if not (inputs.references or inputs.masks or inputs.tasks or inputs.classes):
             raise self.error(
                 InputError("Show a reference scan with its mask first (step 1), a saved task, or a known structure")
             )
         self.admit(request)
-        self.note(asked, request)
-        encoded = self.sessions.desk(request.session_hash).encoded
+        self.note(inputs, request)
+        cache = self.sessions.desk(request.session_hash).cache
         with self.sessions.opened(request.session_hash) as (token, folder):
 
             def go_on(what: str, share: float) -> None:
@@ -206,7 +206,7 @@ class Actions:
                 report(what, share)
 
             try:
-                result = run(self.service, folder, asked, go_on, encoded)
+                result = run(self.service, folder, inputs, go_on, cache)
             except FAILURES as error:
                 raise self.error(error if self.sessions.wanted(token) else REPLACED) from error
             if not self.sessions.wanted(token):
@@ -221,10 +221,10 @@ class Actions:
         """The terminal's message as HTML, with the names of files instead of their places on the server."""
         return escape(self.sessions.without_folders(str(error)))
 
-    def asked(self, *values) -> Asked:
-        """``asked_for``, for what is shown at once. Raises gr.Error."""
+    def inputs(self, *values) -> Inputs:
+        """``inputs_of``, for what is shown at once. Raises gr.Error."""
         try:
-            return asked_for(*values)
+            return inputs_of(*values)
         except InputError as error:
             raise self.error(error) from error
 
@@ -250,12 +250,14 @@ def in_sight(result: Result, chosen: int | None) -> tuple:
     )
 
 
-def asked_for(references, masks, names, tasks, classes, queries, truths, strategy, grid, confidence, *options) -> Asked:
+def inputs_of(
+    references, masks, names, tasks, classes, queries, truths, strategy, grid, confidence, *options
+) -> Inputs:
     """The values of the page's components, in their order. options: top_k, seed, steps, rate."""
     if None in options:
         raise InputError("The strategy's settings must be numbers, one of them is empty; fill it in (step 2)")
     files = [tuple(map(Path, paths or ())) for paths in (references, masks, tasks, queries, truths)]
-    return Asked(
+    return Inputs(
         references=files[0],
         masks=files[1],
         tasks=files[2],

@@ -42,14 +42,15 @@ class Bench:
         if self.sessions.busy(visitor):  # the run shows them when it ends
             return gr.skip()
         try:
-            asked = self.actions.asked(*values)
-            self.actions.note(asked, request)
+            inputs = self.actions.inputs(*values)
+            self.actions.note(inputs, request)
             if token is None:
                 with self.sessions.opened(visitor) as (token, folder):
-                    self.sessions.keep(token, preview(folder, asked, Result(folder)))
+                    self.sessions.keep(token, preview(folder, inputs, Result(folder)))
             else:
                 former = self.sessions.result(token)
-                self.sessions.change(token, preview(former.folder, asked, former))
+                self.sessions.change(token, preview(former.folder, inputs, former))
+            result = self.sessions.result(token)
         except (InputError, gr.Error):
             return gr.skip()
         result = self.sessions.result(token)

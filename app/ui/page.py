@@ -121,17 +121,17 @@ def build(
                     look = layout.look()
 
         shown = shown_of(show)
-        asked = [*shown, run.queries, run.truths, choose.strategy, choose.grid, choose.confidence, *choose.options]
+        inputs = [*shown, run.queries, run.truths, choose.strategy, choose.grid, choose.confidence, *choose.options]
         views, bench = Views(actions), Bench(actions)
         sight = [looked_at, found, look.scan, look.structures, look.volumes]
-        before_a_run(actions, views, bench, token, show, choose, run, checks, asked, sight, look)
-        runs(actions, views, token, show, run, checks, asked, sight, look, take)
+        before_a_run(actions, views, bench, token, show, choose, run, checks, inputs, sight, look)
+        runs(actions, views, token, show, run, checks, inputs, sight, look, take)
         looking(views, token, look, take)
         correcting(views, bench, token, sight, look, take)
-        drawing(views, Workbench(actions), token, asked, show, checks, look, take)
+        drawing(views, Workbench(actions), token, inputs, show, checks, look, take)
         restored = [token, *shown, run.queries, run.truths, *sight, run.status, take.masks, take.extras]
         arriving(page, bench, views, sample, token, restored, show, look)
-        programs(Programs(actions), shown, choose, asked)
+        programs(Programs(actions), shown, choose, inputs)
         page.unload(actions.close)
     return ready(page, sessions)
 
@@ -153,7 +153,7 @@ def new_actions(weights: str, device: str, limits: Limits) -> Actions:
     return Actions(Service(weights, device), sessions)
 
 
-def before_a_run(actions, views, bench, token, show, choose, run, checks, asked: list, sight: list, look) -> None:
+def before_a_run(actions, views, bench, token, show, choose, run, checks, inputs: list, sight: list, look) -> None:
     """The atlas, the strategy's sentence and options, the uploads and what is said of them."""
 
     def chosen(name: str):
@@ -165,13 +165,13 @@ def before_a_run(actions, views, bench, token, show, choose, run, checks, asked:
     choose.strategy.input(chosen, choose.strategy, [choose.strategy, choose.row, *choose.options], **QUIET)
     files = [show.references, show.masks, show.tasks, run.queries, run.truths]
     files_changed = [event for part in files for event in (part.upload, part.delete, part.clear)]
-    seen = gr.on(files_changed, bench.preview, [token, *asked], [token, *sight], trigger_mode="always_last", **QUIET)
+    seen = gr.on(files_changed, bench.preview, [token, *inputs], [token, *sight], trigger_mode="always_last", **QUIET)
     seen.success(views.show, **_show(token, look))
     changed = [*files_changed, choose.strategy.input, choose.confidence.input]
-    gr.on(changed, actions.look_before, asked, checks, trigger_mode="always_last", **QUIET)
+    gr.on(changed, actions.look_before, inputs, checks, trigger_mode="always_last", **QUIET)
 
 
-def runs(actions, views, token, show, run, checks, asked, sight: list, look, take) -> None:
+def runs(actions, views, token, show, run, checks, inputs, sight: list, look, take) -> None:
     """Segment, show again, samples, cancel: run, look at the first query."""
     outputs = [run.status, run.cancel, token, *sight, take.masks, take.extras, take.views]
     begin = QUIET | {"fn": actions.begin, "outputs": [run.status, run.cancel]}
@@ -179,7 +179,7 @@ def runs(actions, views, token, show, run, checks, asked, sight: list, look, tak
     def then_run(event) -> None:
         ran = event.then(
             actions.run,
-            [token, *asked],
+            [token, *inputs],
             outputs,
             show_progress_on=run.status,
             concurrency_id="model",
@@ -233,7 +233,7 @@ def looking(views: Views, token, look, take) -> None:
     gr.on([part.input for part in (look.planes, look.structures)], views.turn, surfaces, look.view3d, **LIVE)
 
 
-def drawing(views: Views, workbench: Workbench, token, asked: list, show, checks, look, take) -> None:
+def drawing(views: Views, workbench: Workbench, token, inputs: list, show, checks, look, take) -> None:
     """What happens in the viewer: the crosshair moves, a mask is drawn."""
     sliders = look.sliders
     loaded = look.viewer.load(workbench.loaded, None, [look.flat, look.flat_slices, look.viewer, look.remark], **QUIET)
@@ -247,8 +247,8 @@ def drawing(views: Views, workbench: Workbench, token, asked: list, show, checks
     known = [show.masks, show.names, checks, look.structures, look.table, look.volumes]
     known += [look.correct.said, take.extras]
     one_by_one = QUIET | {"trigger_mode": "multiple"}
-    look.viewer.input(workbench.drew, [token, *asked], known, **one_by_one)
-    look.viewer.submit(workbench.helped, [token, *asked], [look.viewer, *known], **one_by_one)
+    look.viewer.input(workbench.drew, [token, *inputs], known, **one_by_one)
+    look.viewer.submit(workbench.helped, [token, *inputs], [look.viewer, *known], **one_by_one)
 
 
 def arriving(page, bench: Bench, views: Views, sample: bool, token, restored: list, show, look) -> None:
@@ -268,17 +268,17 @@ def correcting(views: Views, bench: Bench, token, sight: list, look, take) -> No
     outputs = [*sight, correct.corrected, correct.said, take.extras]
     put = correct.corrected.upload(bench.correct, given, outputs, **QUIET)
     put.success(views.show, **_show(token, look))
-    asked = look.explain.click(bench.explain, [token, look.scan], None, show_progress_on=look.overlay, **PRIVATE)
-    asked.success(views.show, **_show(token, look))
+    explained = look.explain.click(bench.explain, [token, look.scan], None, show_progress_on=look.overlay, **PRIVATE)
+    explained.success(views.show, **_show(token, look))
 
 
-def programs(actions: Programs, shown: list, choose, asked: list) -> None:
+def programs(actions: Programs, shown: list, choose, inputs: list) -> None:
     """Named endpoints, on components that nobody sees."""
     with gr.Row(visible=False):
         masks, task, rows = gr.File(label="masks", file_count="multiple"), gr.File(label="task"), gr.JSON(label="rows")
         call = {name: gr.Button(name) for name in ("segment", "encode", "classes")}
     model = {"concurrency_id": "model", "concurrency_limit": AT_ONCE}
-    call["segment"].click(actions.segment, asked, [masks, rows], api_name="segment", **model)
+    call["segment"].click(actions.segment, inputs, [masks, rows], api_name="segment", **model)
     inputs = [*shown[:4], choose.strategy, choose.grid, shown[4]]
     call["encode"].click(actions.encode, inputs, task, api_name="encode", **model)
     call["classes"].click(actions.classes, None, rows, api_name="classes")

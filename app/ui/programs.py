@@ -60,8 +60,8 @@ class Programs:
         Returns the masks, and statistics: a row for each query and structure.
         """
         shown = references, masks, names, tasks, classes, queries, truths
-        asked = self.actions.asked(*shown, strategy, grid, confidence, top_k, seed, steps, rate)
-        _, result = self.actions.segment(asked, request, lambda what, share: None)
+        inputs = self.actions.inputs(*shown, strategy, grid, confidence, top_k, seed, steps, rate)
+        _, result = self.actions.segment(inputs, request, lambda what, share: None)
         for failure in result.failures:
             gr.Warning(self.actions.readable(failure))
         return [str(path) for path in result.masks], list(result.rows)
@@ -78,12 +78,12 @@ class Programs:
         classes=None,
     ):
         """Write what references with their masks, or known classes, show as a task file, to segment with later."""
-        asked = self.actions.asked(references, masks, names, tasks, classes, None, None, strategy, grid, False)
+        inputs = self.actions.inputs(references, masks, names, tasks, classes, None, None, strategy, grid, False)
         self.actions.admit(request)
-        self.actions.note(asked, request)
+        self.actions.note(inputs, request)
         with self.actions.sessions.opened(request.session_hash) as (token, folder):
             try:
-                task = encode(self.actions.service, asked, folder)
+                task = encode(self.actions.service, inputs, folder)
             except InputError as error:
                 raise self.actions.error(error) from error
             self.actions.sessions.keep(token, Result(folder))

@@ -136,8 +136,8 @@ def build(actions: Actions) -> gr.Blocks:
         with gr.Column(visible=False):
             show, choose, run = layout.show(actions.service, {}), layout.choose(), layout.segment()
         shown = shown_of(show)
-        asked = [*shown, run.queries, run.truths, choose.strategy, choose.grid, choose.confidence, *choose.options]
-        programs(Calls(actions), shown, choose, asked)
+        inputs = [*shown, run.queries, run.truths, choose.strategy, choose.grid, choose.confidence, *choose.options]
+        programs(Calls(actions), shown, choose, inputs)
     for block in server.blocks.values():
         if isinstance(block, gr.File):
             block.preprocess = paths_of

@@ -79,7 +79,7 @@ def _volume(scan: Scan, name: str) -> str:
 def outcome(result: Result, failures: Iterable[str], seconds: float, before: float | None = None) -> str:
     """How a run went, with a plain warning where confidence is low, and which query to correct next. failures: HTML.
     before: the mean confidence of the visitor's former result."""
-    done = f"{len(result.masks)} of {result.asked} queries segmented in {seconds:.0f} s."
+    done = f"{len(result.masks)} of {result.query_count} queries segmented in {seconds:.0f} s."
     parts = [said("warn", f"Cancelled. {done}") if result.stopped else said("good" if result.masks else "bad", done)]
     parts.append(said("bad", *failures))
     if result.trust is not None:

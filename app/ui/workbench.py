@@ -55,13 +55,13 @@ class Workbench:
             return gr.skip()
         return (z, y, x) if there else gr.skip()
 
-    def drew(self, event: gr.EventData, request: gr.Request, token, *asked):
+    def drew(self, event: gr.EventData, request: gr.Request, token, *inputs):
         """A drawing has come: masks, names and checks of step 1, the structures, the tables, what to do next, extras to
         take away."""
-        _, said_of = self._drawn(event._data, request, token, asked)
+        _, said_of = self._drawn(event._data, request, token, inputs)
         return said_of
 
-    def helped(self, event: gr.EventData, request: gr.Request, token, *asked):
+    def helped(self, event: gr.EventData, request: gr.Request, token, *inputs):
         """The same, with slices filled or edges smoothed: the viewer's value before all that."""
         told = event._data
 
@@ -75,7 +75,7 @@ class Workbench:
                 gr.Warning(str(error), **MESSAGE)
                 return labels
 
-        number, said_of = self._drawn(told, request, token, asked, help_with)
+        number, said_of = self._drawn(told, request, token, inputs, help_with)
         return value(self.actions.result(token), number), *said_of
 
     def _drawn(
@@ -83,7 +83,7 @@ class Workbench:
         told: dict,
         request: gr.Request,
         token,
-        asked: tuple,
+        inputs: tuple,
         help_with: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> tuple[int, tuple]:
         """Keep a drawing, perhaps helped: the number of its scan, and what ``drew`` returns."""
@@ -113,17 +113,17 @@ class Workbench:
         if not scan.reference:
             self.sessions.desk(request.session_hash).corrected[scan.uploads[0]] = mask
             return number, (gr.skip(), gr.skip(), gr.skip(), *self._seen(result, number))
-        masks, known = list(asked[1] or ()), str(scan.mask)
+        masks, known = list(inputs[1] or ()), str(scan.mask)
         if known in masks:
             masks[masks.index(known)] = str(mask)
         else:
             masks.append(str(mask))
         names = " ".join(f"{number}={name}" for name, number in result.classes.items())
-        if masks == asked[1] and names == asked[2]:
+        if masks == inputs[1] and names == inputs[2]:
             return number, (gr.skip(), gr.skip(), gr.skip(), *self._seen(result, number))
-        asked = asked[0], masks, names, *asked[3:]
-        self.sessions.desk(request.session_hash).fields = asked[:FIELDS]
-        checks = self.actions.look_before(request, *asked)
+        inputs = inputs[0], masks, names, *inputs[3:]
+        self.sessions.desk(request.session_hash).fields = inputs[:FIELDS]
+        checks = self.actions.look_before(request, *inputs)
         return number, (masks, names, checks, *self._seen(result, number))
 
     def _seen(self, result: Result, number: int) -> tuple:

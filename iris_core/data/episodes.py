@@ -17,7 +17,7 @@ from iris_core.data.framing import draw_scale, draw_window, near
 from iris_core.data.synthesis import MAX_CLASSES, OVERVIEW, Anatomy, View, shapes, supervoxels, synthetic_episode
 from iris_core.geometry import WorkingGrid, apply_matrices
 from iris_core.model.iris import IrisConfig
-from iris_core.registration import Carried, Lattice, Scan, carry_over, register, show
+from iris_core.registration import Carried, Lattice, Scan, carry_over, prepare, register
 
 FLIP, PERMUTE, INVERT = 0.25, 0.2, 0.1  # per axis and per episode, the same for reference and query
 DROP_MEMORY, DROP_LOCATION = 0.2, 0.15  # so that T without them (memory bank, moved scans) also works
@@ -239,7 +239,7 @@ def carried_over(episode: Episode, stride: int) -> Carried:
     voxels for mm; what they know of their fields of view says where one may lie in the other."""
     windows = (episode.reference, episode.reference_box), (episode.query, episode.query_box)
     reference, query = (Scan(image[0, 0], (1.0, 1.0, 1.0), _view(image, box)) for image, box in windows)
-    shown = show(reference, list(episode.reference_masks[0]), closer=False)
+    shown = prepare(reference, list(episode.reference_masks[0]), closer=False)
     low, high = episode.reference_box[0]
     start = ((episode.query_box[0].mean(0) - low) / (high - low) - 0.5) * torch.tensor(episode.reference.shape[2:])
     return carry_over([register(query, shown, start)], Lattice(tuple(query.image.shape), 1.0), stride)

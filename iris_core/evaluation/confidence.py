@@ -14,7 +14,7 @@ from iris_core.embeddings import TaskEmbedding
 from iris_core.evaluation.metrics import dice
 from iris_core.inference import segment
 from iris_core.model.iris import Iris
-from iris_core.strategies.references import as_reference, encode
+from iris_core.strategies.references import as_reference, encode_at
 
 LIKENESS = 4  # ours: of 1, 4 and 8 the one that keeps good results above 0.5 and wrong ones below
 
@@ -39,7 +39,7 @@ def confidence(
         if not asked:
             continue
         if found and back is None:
-            back = encode(model, shown, embedding.spacing_mm, embedding.scheme, bool(embedding.overviews))
+            back = encode_at(model, shown, embedding.spacing_mm, embedding.scheme, bool(embedding.overviews))
         predicted = segment(model, back, reference) if back else np.zeros(reference.image.shape, np.int32)
         value = dict(zip(embedding.names, embedding.values, strict=True))
         for c in asked:

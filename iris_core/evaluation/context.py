@@ -8,7 +8,7 @@ import numpy as np
 from iris_core.case import Case, LabelClass
 from iris_core.evaluation.metrics import dice
 from iris_core.inference import segment
-from iris_core.strategies import STRATEGIES, Given
+from iris_core.strategies import STRATEGIES, Context
 
 RIGHT, OTHER = "the structure", "another structure of the scan"
 MOVED, SHUFFLED = "its mask, moved by half the scan", "another patient, its mask shuffled"
@@ -32,7 +32,7 @@ class Trial:
 
 
 def context_test(
-    given: Given,
+    context: Context,
     read: Callable[[str], Case],
     pairs: list[tuple[str, str]],
     patients: dict[str, str],
@@ -41,7 +41,7 @@ def context_test(
 ) -> Iterator[list[Trial]]:
     """The trials of each pair (reference, query), of every structure that both show.
 
-    given: all but the references. patients: case → patient. pool: cases that another patient's scan is drawn from;
+    context: all but the references. patients: case → patient. pool: cases that another patient's scan is drawn from;
     where it has no third patient, the reference's own scan is shown with the shuffled mask.
     """
     rng = np.random.default_rng(seed)
@@ -53,8 +53,8 @@ def context_test(
         trials = []
         for c in (c for c in shown.present() if c.name in there):
             for row, case, instead in _references(shown, stranger, c, rng):
-                embedding = STRATEGIES["one_shot"](replace(given, references=[case]))(asked).embedding
-                found = segment(given.model, embedding, asked) != 0
+                embedding = STRATEGIES["one_shot"](replace(context, references=[case]))(asked).embedding
+                found = segment(context.model, embedding, asked) != 0
                 valid = None if asked.ignore is None else asked.labels != asked.ignore
                 values = [dice(found, k.mask(asked.labels), valid) if k else None for k in (c, instead)]
                 trials.append(Trial(row, query, case.name, c.name, *values))

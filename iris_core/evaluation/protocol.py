@@ -10,7 +10,7 @@ import numpy as np
 from iris_core.case import Case, InputError, LabelClass
 from iris_core.evaluation.metrics import dice, surface_dice
 from iris_core.inference import segment
-from iris_core.strategies import STRATEGIES, Given
+from iris_core.strategies import STRATEGIES, Context
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,9 @@ def leave_one_out(cases: dict[str, str], at_most: int, seed: int) -> list[Draw]:
 
 
 def evaluate(
-    strategy: str, given: Given, read: Callable[[str], Case], draws: list[Draw], tolerance_mm: float | None
+    strategy: str, context: Context, read: Callable[[str], Case], draws: list[Draw], tolerance_mm: float | None
 ) -> Iterator[Score]:
-    """Scores, draw by draw. given: all but the references.
+    """Scores, draw by draw. context: all but the references.
 
     tolerance_mm: of the surface distance, which is left out for None. seconds: what a query takes, without its share of
     encoding the references.
@@ -96,18 +96,18 @@ def evaluate(
         if not shown and draw.references:
             yield from (Score(query, draw.references, {}, {}, 0.0) for query in draw.queries)
             continue
-        plan = STRATEGIES[strategy](replace(given, references=shown))
+        plan = STRATEGIES[strategy](replace(context, references=shown))
         for name in draw.queries:
             asked = read(name)
             started = time.perf_counter()
             embedding = plan(asked).embedding
-            predicted = segment(given.model, embedding, asked)
+            predicted = segment(context.model, embedding, asked)
             seconds = time.perf_counter() - started
             valid = None if asked.ignore is None else asked.labels != asked.ignore
             classes = {c.name: c for c in asked.classes}
             overlap, surface = {}, {}
             for key, value in zip(embedding.names, embedding.values, strict=True):
-                c = classes[key.split("/", 1)[1] if given.classes else key]
+                c = classes[key.split("/", 1)[1] if context.classes else key]
                 found = _written(c, asked, predicted) if embedding.overlapping else predicted == value
                 truth = c.mask(asked.labels)
                 overlap[c.name] = dice(found, truth, valid)

@@ -12,11 +12,11 @@ from torch import Tensor
 from iris_core.registration.carry import Carried, Field, Registered, carry_over
 from iris_core.registration.describe import Described, Scan, describe
 from iris_core.registration.lattice import Lattice, smoothed
+from iris_core.registration.reference import NEAR_CELLS, Reference, cell_of, prepare, unpacked
 from iris_core.registration.refine import Match, refine
-from iris_core.registration.shown import NEAR_CELLS, Shown, cell_of, show, unpacked
 from iris_core.registration.start import OUTSIDE, discrete_start, resized
 
-__all__ = ["Carried", "Lattice", "Registered", "Scan", "Shown", "carry_over", "register", "show"]
+__all__ = ["Carried", "Lattice", "Reference", "Registered", "Scan", "carry_over", "prepare", "register"]
 
 DISCRETE = 3  # cells that the discrete start's lattice is coarser by
 COARSEST, FIRST_STEPS = 4, 8  # the same of the first refinement, from every start; its Gauss-Newton steps
@@ -29,7 +29,7 @@ ROOM = 2  # × NEAR_CELLS: the most around the structures of a query
 
 
 @torch.no_grad()
-def register(query: Scan, reference: Shown, start_mm: Tensor | None = None) -> Registered:
+def register(query: Scan, reference: Reference, start_mm: Tensor | None = None) -> Registered:
     """A query on a reference. start_mm (3,): where in the reference the query's middle may lie, beside its middle."""
     moving = unpacked(reference.scales[_scale(query, reference)])
     cell = moving.lattice.cell_mm
@@ -57,7 +57,7 @@ def register(query: Scan, reference: Shown, start_mm: Tensor | None = None) -> R
     return Registered(reference, tuple(fields))
 
 
-def _scale(query: Scan, reference: Shown) -> int:
+def _scale(query: Scan, reference: Reference) -> int:
     """Which of the reference's scales suits a query: the finest whose cells are not too many for it."""
     wanted = cell_of(*query.view) / reference.scales[0].lattice.cell_mm
     return min(max(0, math.ceil(math.log2(wanted / MOST_CELLS))), len(reference.scales) - 1)

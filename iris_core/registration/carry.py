@@ -1,5 +1,6 @@
 """The reference's masks at places of the query, where a field leads."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from iris_core.registration.lattice import Lattice
-from iris_core.registration.shown import Shown
+from iris_core.registration.reference import Reference
 
 
 @dataclass(frozen=True)
@@ -20,25 +21,28 @@ class Field:
     displacement: Tensor
     certainty: Tensor
 
+    def sampled(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Displacement and certainty (1, 4, …) at places of the query in mm, beyond the lattice those of its nearest
+        cell; and whether a place lies on the lattice, (1, 1, …)."""
+        inside = (self.lattice.unit(places).abs() <= 1).all(1, keepdim=True)
+        return self.lattice.sampled(torch.cat([self.displacement, self.certainty], 1), places, "border"), inside
+
 
 @dataclass(frozen=True)
 class Registered:
     """A query on a reference. fields: of the whole query; then, where it is finer, around the structures."""
 
-    reference: Shown
+    reference: Reference
     fields: tuple[Field, ...]
 
     def at(self, places: Tensor) -> tuple[Tensor, Tensor]:
         """Places (1, 3, …) of the query in mm → those of the reference, and certainty (1, 1, …): 0 outside of it."""
-        moved = None
-        for field in self.fields:
-            values = torch.cat([field.displacement, field.certainty], 1)
-            sampled = field.lattice.sampled(values, places, "border")
-            inside = (field.lattice.unit(places).abs() <= 1).all(1, keepdim=True)
-            if moved is None:
-                moved = torch.cat([sampled[:, :3], sampled[:, 3:] * inside], 1)
-            else:
-                moved = torch.where(inside, sampled, moved)
+        whole, *closer = self.fields
+        moved, inside = whole.sampled(places)
+        moved = torch.cat([moved[:, :3], moved[:, 3:] * inside], 1)
+        for field in closer:
+            finer, inside = field.sampled(places)
+            moved = torch.where(inside, finer, moved)
         return places + moved[:, :3], moved[:, 3:]
 
 
@@ -60,19 +64,20 @@ def carry_over(registered: Sequence[Registered], lattice: Lattice, step: int = 1
 
     References are averaged, the better they fit the more; one says nothing of a class that it lacks.
     """
-    device = registered[0].reference.known.device
+    device = registered[0].reference.present.device
     places, coarse = lattice.places(device), lattice.coarser(step).places(device)
     found = []
     for one in registered:
         there, certainty = one.at(coarse)
         found.append(Carried(one.reference.masks.at(places + _resized(there - coarse, step)), certainty))
-    if len(found) == 1 and registered[0].reference.known.all():
+    if len(found) == 1 and registered[0].reference.present.all():
         return found[0]
-    known = [one.reference.known[None, :, None, None, None] for one in registered]
-    shares = torch.stack([(f.certainty**4 + 1e-4) * k for f, k in zip(found, known, strict=True)])
+    present = [one.reference.present[None, :, None, None, None] for one in registered]
+    shares = torch.stack([(f.certainty**4 + 1e-4) * k for f, k in zip(found, present, strict=True)])
     shares = shares / shares.sum(0).clamp_min(1e-6)
-    certainty = sum(share * f.certainty for share, f in zip(shares, found, strict=True))
-    return Carried(sum(_resized(share, step) * f.masks for share, f in zip(shares, found, strict=True)), certainty)
+    masks = [_resized(share, step) * f.masks for share, f in zip(shares, found, strict=True)]
+    certainties = [share * f.certainty for share, f in zip(shares, found, strict=True)]
+    return Carried(functools.reduce(torch.add, masks), functools.reduce(torch.add, certainties))
 
 
 def _resized(field: Tensor, times: int) -> Tensor:

@@ -22,7 +22,7 @@ class Scan:
     and upper corner of what was scanned, from the image's middle; None where that is the whole image."""
 
     image: Tensor
-    spacing_mm: tuple[float, float, float]
+    spacing_mm: tuple[float, ...]
     view_mm: Tensor | None = None
 
     def to(self, device: torch.device) -> "Scan":
@@ -48,9 +48,9 @@ class Described:
 
     def valid(self) -> Tensor:
         """1 where something was scanned, (1, 1, …)."""
-        low, high = (corner.to(self.values)[:, None, None, None] for corner in self.view)
+        corners = self.view.to(self.values)[:, :, None, None, None]
         places = self.lattice.places(self.values.device)
-        return ((places >= low) & (places <= high)).all(1, keepdim=True).float()
+        return ((places >= corners[0]) & (places <= corners[1])).all(1, keepdim=True).float()
 
     def at(self, times: int) -> "Described":
         """On a lattice that is coarser by a whole number: means of what was scanned."""
@@ -65,7 +65,7 @@ class Described:
 
 def describe(scan: Scan, cell_mm: float, low_mm: Tensor | None = None, high_mm: Tensor | None = None) -> Described:
     """A scan, or the box of it between two corners (3,), in cells of ``cell_mm``."""
-    low, high = scan.view if low_mm is None else (low_mm, high_mm)
+    low, high = scan.view if low_mm is None or high_mm is None else (low_mm, high_mm)
     lattice = spanning(low, high, cell_mm)
     image = lattice.finer().resample(scan.image, scan.spacing_mm)[None, None].float()
     return Described(torch.cat([_self_similarity(image), F.avg_pool3d(image, 2)], 1), lattice, scan.view)

@@ -47,7 +47,7 @@ class Labelled:
                 labels = flat[corner + (i * y + j) * z + k].long()
                 by_label.scatter_add_(0, labels[None], weight[None])
             found[:, first : first + slab] = table @ by_label
-        return found.unflatten(1, places.shape[2:])[None]
+        return found.reshape(1, len(found), *places.shape[2:])
 
     def pick(self, index: Sequence[int | None]) -> "Labelled":
         """The classes in another order; None for one that is nowhere."""

@@ -13,11 +13,11 @@ from iris_core.geometry import apply_matrices, axis_matrix
 
 @dataclass(frozen=True)
 class Lattice:
-    """shape: cells along each axis. cell_mm: their edge. centre_mm: the lattice's middle."""
+    """shape: cells along x, y and z. cell_mm: their edge. centre_mm: the lattice's middle, x, y, z."""
 
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     cell_mm: float
-    centre_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    centre_mm: tuple[float, ...] = (0.0, 0.0, 0.0)
 
     def places(self, device: torch.device | None = None) -> Tensor:
         """Middles of the cells in mm, (1, 3, *shape)."""
@@ -52,7 +52,7 @@ class Lattice:
         for n, spacing, m, middle in zip(volume.shape[-3:], spacing_mm, self.shape, self.centre_mm, strict=True):
             at_mm = (torch.arange(m, dtype=torch.float64) + 0.5 - m / 2) * self.cell_mm + middle
             matrices.append(axis_matrix(n, (at_mm / spacing + n / 2 - 0.5).numpy(), self.cell_mm / spacing, outside))
-        return apply_matrices(volume, tuple(matrices))
+        return apply_matrices(volume, matrices)
 
     def sampled(self, values: Tensor, places: Tensor, padding: str = "zeros") -> Tensor:
         """Values (b, c, *shape) at places in mm (b, 3, …); beyond the lattice 0, or ('border') its nearest cell's."""

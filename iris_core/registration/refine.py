@@ -80,7 +80,7 @@ def _slopes(volume: Tensor) -> list[Tensor]:
     padded, inner = F.pad(volume, (1,) * 6, mode="replicate"), slice(1, -1)
     along = []
     for axis in range(3):
-        higher, lower = ([inner] * 3 for _ in range(2))
-        higher[axis], lower[axis] = slice(2, None), slice(None, -2)
-        along.append((padded[(..., *higher)] - padded[(..., *lower)]) / 2)
+        higher, lower = ([slice(None)] * 2 + [inner] * 3 for _ in range(2))
+        higher[2 + axis], lower[2 + axis] = slice(2, None), slice(None, -2)
+        along.append((padded[tuple(higher)] - padded[tuple(lower)]) / 2)
     return along

@@ -1,6 +1,9 @@
-"""Strategies: each makes, of what is given, a plan that has T for every query. A new one is one file and one line."""
+"""Strategies: each turns references into a plan, a function from a query to its task embedding.
 
-from iris_core.strategies.base import Chosen, Given, Known, Options, Plan, Strategy
+A new one is one file here and one line below.
+"""
+
+from iris_core.strategies.base import Context, EncodedReference, Options, Plan, QueryTask, Strategy
 from iris_core.strategies.ensemble import ensemble
 from iris_core.strategies.image_retrieval import image_retrieval
 from iris_core.strategies.memory_bank import memory_bank
@@ -17,4 +20,4 @@ STRATEGIES: dict[str, Strategy] = {
     "tuning": tuning,
 }
 
-__all__ = ["STRATEGIES", "Chosen", "Given", "Known", "Options", "Plan", "Strategy"]
+__all__ = ["STRATEGIES", "Context", "EncodedReference", "Options", "Plan", "QueryTask", "Strategy"]

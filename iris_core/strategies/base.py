@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -33,8 +34,11 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Known:
-    """A reference that is encoded already. descriptor: (C,) of its whole image, for image retrieval; or None."""
+class EncodedReference:
+    """A reference as the model keeps it: its task embedding, without the scan.
+
+    name: of its file or case. descriptor: (C,), of its whole image, which only image retrieval needs; or None.
+    """
 
     name: str
     embedding: TaskEmbedding
@@ -42,43 +46,46 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Given:
-    """What a strategy may draw on.
+class Context:
+    """The model, the references and the settings that a strategy makes a task of.
 
-    references: cases with labels. known: more of them, encoded before: of task files, of a pool.
-    classes: 'Dataset/class' that the weights know, for the memory bank. grid: 'auto' chooses the working spacing from
-    the references, 'paper' is 1.5 mm. scheme: of the intensities, None detects it. progress: called with steps done
-    and all, by strategies that take long before the first query.
+    references: cases with labels. encoded: further references, from task files or a pool.
+    classes: names 'Dataset/class' of the memory bank, used by memory_bank alone; bank, training: as in the checkpoint.
+    grid: 'auto' chooses the working spacing from the references, 'paper' is 1.5 mm. scheme: the intensity scheme, None
+    detects it. progress: called with steps done and all, by strategies that take long before the first query.
     """
 
     model: Iris
     references: Sequence[Case] = ()
-    known: Sequence[Known] = ()
+    encoded: Sequence[EncodedReference] = ()
     classes: Sequence[str] = ()
     bank: MemoryBank = field(default_factory=MemoryBank)
-    training: dict = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
     grid: str = "auto"
     scheme: str | None = None
     options: Options = Options()
     progress: Callable[[int, int], None] = lambda done, of: None
 
     def require_references(self, strategy: str) -> None:
-        if not self.references and not self.known:
+        if not self.references and not self.encoded:
             raise InputError(f"{strategy} needs at least one reference with its mask, got none")
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """T for one query. notes: class name → what a person should know of its choice; empty for most strategies."""
+class QueryTask:
+    """The task embedding that a strategy makes for one query.
+
+    notes: class name → which references it was made of and why, for strategies that choose; else empty.
+    """
 
     embedding: TaskEmbedding
     notes: dict[str, str] = field(default_factory=dict)
 
 
-Plan = Callable[[Case], Chosen]  # a query → T
-Strategy = Callable[[Given], Plan]
+Plan = Callable[[Case | None], QueryTask]  # a query → its task; None where the strategy does not look at the query
+Strategy = Callable[[Context], Plan]
 
 
 def always(embedding: TaskEmbedding) -> Plan:
     """The plan of a strategy that does not look at the query."""
-    return lambda query: Chosen(embedding)
+    return lambda query: QueryTask(embedding)

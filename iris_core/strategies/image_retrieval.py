@@ -10,32 +10,34 @@ from iris_core.embeddings import shared_classes
 from iris_core.geometry import WorkingGrid, apply_matrices, oriented, window_shape
 from iris_core.intensity import normalise
 from iris_core.model.iris import Iris, precision
-from iris_core.strategies.base import Chosen, Given, Plan
+from iris_core.strategies.base import Context, Plan, QueryTask
 from iris_core.strategies.references import encode_all, mean_of
 
 
-def image_retrieval(given: Given) -> Plan:
+def image_retrieval(context: Context) -> Plan:
     """All classes from the same references, nearest by the cosine of one descriptor an image."""
-    given.require_references("image_retrieval")
-    pool = encode_all(given)
-    shared_classes([known.embedding for known in pool])  # else a value would mean this or that, as the query is
+    context.require_references("image_retrieval")
+    pool = encode_all(context)
+    shared_classes([reference.embedding for reference in pool])  # else a value would mean this or that, as the query is
     scheme = pool[0].embedding.scheme
-    images = [descriptor(given.model, reference, scheme) for reference in given.references]
-    for known in given.known:
-        if known.descriptor is None:
-            raise InputError(f"{known.name}: image_retrieval needs the reference's image, a task file has none")
-        images.append(known.descriptor)
-    images = torch.stack(images)
+    descriptors = [descriptor(context.model, reference, scheme) for reference in context.references]
+    for reference in context.encoded:
+        if reference.descriptor is None:
+            raise InputError(f"{reference.name}: image_retrieval needs the reference's image, a task file has none")
+        descriptors.append(reference.descriptor)
+    images = torch.stack(descriptors)
     centre = images.mean(0)
 
-    def plan(query: Case) -> Chosen:
+    def plan(query: Case | None) -> QueryTask:
         if len(pool) == 1:
-            return Chosen(pool[0].embedding, dict.fromkeys(pool[0].embedding.names, pool[0].name))
-        near = F.cosine_similarity((descriptor(given.model, query, scheme) - centre)[None], images - centre)
-        best = near.argsort(descending=True)[: given.options.top_k].tolist()
+            return QueryTask(pool[0].embedding, dict.fromkeys(pool[0].embedding.names, pool[0].name))
+        if query is None:
+            raise InputError("image_retrieval makes another task for every query: there is none without a query")
+        near = F.cosine_similarity((descriptor(context.model, query, scheme) - centre)[None], images - centre)
+        best = near.argsort(descending=True)[: context.options.top_k].tolist()
         chosen = mean_of([pool[i] for i in best])
         note = ", ".join(f"{pool[i].name} ({near[i]:.3f})" for i in best)
-        return Chosen(chosen, dict.fromkeys(chosen.names, note))
+        return QueryTask(chosen, dict.fromkeys(chosen.names, note))
 
     return plan
 

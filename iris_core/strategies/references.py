@@ -22,8 +22,8 @@ from iris_core.geometry import (
 )
 from iris_core.intensity import detect_scheme, normalise
 from iris_core.model.iris import Iris, precision
-from iris_core.registration import Lattice, Scan, show
-from iris_core.strategies.base import Given, Known
+from iris_core.registration import Lattice, Scan, prepare
+from iris_core.strategies.base import Context, EncodedReference
 
 PAPER_SPACING_MM = 1.5
 OVERVIEWS = (2, 4)  # × the working spacing. Ours
@@ -44,7 +44,7 @@ def shared_scale(
     spacings, schemes = [], {}
     for reference in references:
         classes = reference.present()
-        if not classes:
+        if reference.labels is None or not classes:
             raise InputError(f"{reference.name}: the reference must show at least one class, its mask is empty")
         schemes[scheme or detect_scheme(reference.image)] = reference.name
         labels, spacing_mm = oriented(reference, reference.labels)
@@ -56,21 +56,33 @@ def shared_scale(
     return (geometric_mean(spacings) if spacings else PAPER_SPACING_MM), next(iter(schemes))
 
 
-def encode_all(given: Given) -> list[Known]:
-    """Every reference, at one working spacing and with one intensity scheme; then those that are known already."""
-    encoded = []
-    if given.references:
-        spacing_mm, scheme = shared_scale(given.model, given.references, given.grid, given.scheme)
-    for reference in given.references:
-        given.progress(len(encoded), len(given.references))
-        embedding = encode(given.model, reference, spacing_mm, scheme, given.grid == "auto")
-        encoded.append(Known(reference.name, embedding))
-    return [*encoded, *given.known]
+def encode(model: Iris, *references: Case, grid: str = "auto", scheme: str | None = None) -> TaskEmbedding:
+    """The task of one reference, or the mean of several (context ensemble: paper, section 3.5).
+
+    references: cases with labels. grid: 'auto' chooses the working spacing from the references, 'paper' is 1.5 mm.
+    scheme: 'ct' for Hounsfield units, 'percentile' for everything else; None looks at the references. Raises InputError
+    where there is no reference, where one has no labelled voxel, or where they do not go together.
+    """
+    context = Context(model, references, grid=grid, scheme=scheme)
+    context.require_references("encode")
+    return mean_of(encode_all(context))
 
 
-def mean_of(pool: Sequence[Known]) -> TaskEmbedding:
+def encode_all(context: Context) -> list[EncodedReference]:
+    """Every reference, at one working spacing and with one intensity scheme; then those that are encoded already."""
+    encoded: list[EncodedReference] = []
+    if context.references:
+        spacing_mm, scheme = shared_scale(context.model, context.references, context.grid, context.scheme)
+    for reference in context.references:
+        context.progress(len(encoded), len(context.references))
+        embedding = encode_at(context.model, reference, spacing_mm, scheme, context.grid == "auto")
+        encoded.append(EncodedReference(reference.name, embedding))
+    return [*encoded, *context.encoded]
+
+
+def mean_of(pool: Sequence[EncodedReference]) -> TaskEmbedding:
     """The context ensemble of encoded references."""
-    return context_ensemble([known.embedding for known in pool])
+    return context_ensemble([reference.embedding for reference in pool])
 
 
 @dataclass(frozen=True)
@@ -84,8 +96,8 @@ class ReferenceWindow:
 
 
 @torch.inference_mode()
-def encode(model: Iris, reference: Case, spacing_mm: float, scheme: str, levels: bool) -> TaskEmbedding:
-    """T of every class that a reference shows, at a working spacing; with ``levels`` at coarser and finer ones too.
+def encode_at(model: Iris, reference: Case, spacing_mm: float, scheme: str, levels: bool) -> TaskEmbedding:
+    """T of every class of a reference, at a working spacing; with ``levels`` at coarser and finer ones too.
 
     A mask larger than a window is encoded window by window (no overlap) and averaged by each class's volume in them.
     """
@@ -113,7 +125,7 @@ def encode(model: Iris, reference: Case, spacing_mm: float, scheme: str, levels:
         overlapping=any(len(c.members) > 1 for c in classes),
         overviews=tuple(others[: len(coarser)]),
         detail=others[-1] if finer else None,
-        shown=(show(volumes.scan, list(map(torch.from_numpy, volumes.masks))),) if model.registers else (),
+        references=(prepare(volumes.scan, list(map(torch.from_numpy, volumes.masks))),) if model.registers else (),
     )
 
 
@@ -137,6 +149,8 @@ class Volumes:
 
     @classmethod
     def of(cls, reference: Case, scheme: str) -> "Volumes":
+        if reference.labels is None:
+            raise InputError(f"{reference.name}: a reference must have a mask, it has none")
         image, spacing_mm = oriented(reference, normalise(reference.image, scheme))
         labels, _ = oriented(reference, reference.labels)
         return cls(np.ascontiguousarray(image), [c.mask(labels) for c in reference.present()], spacing_mm)

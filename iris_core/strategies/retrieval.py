@@ -5,35 +5,37 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from iris_core.case import Case
+from iris_core.case import Case, InputError
 from iris_core.embeddings import TaskEmbedding, context_ensemble, only
 from iris_core.inference import segment
-from iris_core.strategies.base import Chosen, Given, Plan
-from iris_core.strategies.references import as_reference, encode, encode_all, mean_of
+from iris_core.strategies.base import Context, Plan, QueryTask
+from iris_core.strategies.references import as_reference, encode_all, encode_at, mean_of
 
 
-def retrieval(given: Given) -> Plan:
+def retrieval(context: Context) -> Plan:
     """Object-level retrieval: segment the query with one reference, drawn at random; re-encode what was found; for
     each class on its own take the references nearest by cosine, and decode with their mean.
 
     A class that the first pass did not find takes all references that have it, and the notes say so.
     """
-    given.require_references("retrieval")
-    pool = encode_all(given)
-    first = pool[np.random.default_rng(given.options.seed).integers(len(pool))].embedding
+    context.require_references("retrieval")
+    pool = encode_all(context)
+    first = pool[np.random.default_rng(context.options.seed).integers(len(pool))].embedding
     everything = mean_of(pool)
 
-    def plan(query: Case) -> Chosen:
+    def plan(query: Case | None) -> QueryTask:
         if len(pool) == 1:
-            return Chosen(everything, dict.fromkeys(everything.names, pool[0].name))
-        found = _seen_again(given, first, query)
+            return QueryTask(everything, dict.fromkeys(everything.names, pool[0].name))
+        if query is None:
+            raise InputError("retrieval makes another task for every query: there is none without a query")
+        found = _seen_again(context, first, query)
         wanted: dict[int, list[str]] = {}
         notes = {}
         for name in everything.names:
-            having = [i for i, known in enumerate(pool) if name in known.embedding.names]
+            having = [i for i, reference in enumerate(pool) if name in reference.embedding.names]
             if found is not None and name in found.names:
                 near = _cosine(found, [pool[i].embedding for i in having], name)
-                best = near.argsort(descending=True)[: given.options.top_k].tolist()
+                best = near.argsort(descending=True)[: context.options.top_k].tolist()
                 notes[name] = ", ".join(f"{pool[having[i]].name} ({near[i]:.3f})" for i in best)
                 having = [having[i] for i in best]
             else:
@@ -41,15 +43,15 @@ def retrieval(given: Given) -> Plan:
             for i in having:
                 wanted.setdefault(i, []).append(name)
         chosen = context_ensemble([only(pool[i].embedding, names) for i, names in sorted(wanted.items())])
-        return Chosen(chosen, notes)
+        return QueryTask(chosen, notes)
 
     return plan
 
 
-def _seen_again(given: Given, first: TaskEmbedding, query: Case) -> TaskEmbedding | None:
+def _seen_again(context: Context, first: TaskEmbedding, query: Case) -> TaskEmbedding | None:
     """T of what the first pass finds in the query; None if it finds nothing."""
-    shown = as_reference(query, segment(given.model, first, query), first)
-    return encode(given.model, shown, first.spacing_mm, first.scheme, False) if shown.present() else None
+    shown = as_reference(query, segment(context.model, first, query), first)
+    return encode_at(context.model, shown, first.spacing_mm, first.scheme, False) if shown.present() else None
 
 
 def _cosine(query: TaskEmbedding, pool: list[TaskEmbedding], name: str) -> Tensor:

@@ -12,7 +12,7 @@ from iris_core.model.iris import Features, precision
 from iris_core.model.losses import segmentation_loss
 from iris_core.model.task_encoder import Task
 from iris_core.registration import carry_over, register
-from iris_core.strategies.base import Given, Known, Plan, always
+from iris_core.strategies.base import Context, EncodedReference, Plan, always
 from iris_core.strategies.references import Volumes, encode_all, mean_of, reference_windows
 
 BALANCE_RATE = 0.05  # of Adam, for the balance. Ours
@@ -40,7 +40,7 @@ class Answered:
     classes: list[int]
 
 
-def tuning(given: Given) -> Plan:
+def tuning(context: Context) -> Plan:
     """Start from one-shot or the ensemble, follow the gradient of Dice + cross-entropy on the references.
 
     With several references each is segmented from the others once, and the balance of T is fitted to what was right:
@@ -48,32 +48,32 @@ def tuning(given: Given) -> Plan:
     does not register, T's vectors are fitted (tokens, prototypes); registration and spatial memory would find their own
     reference and learn nothing, so they are set aside meanwhile. Zero steps are the start itself.
     """
-    if not given.references:
+    if not context.references:
         raise InputError("tuning needs at least one reference scan with its mask, got none; a task file has no voxels")
-    encoded = encode_all(given)
+    encoded = encode_all(context)
     start = mean_of(encoded)
-    if not given.options.steps:
+    if not context.options.steps:
         return always(start)
-    if len(encoded) == 1 or not given.model.registers:
-        fitted = _fit(given, start.task, _lessons(given, start))
+    if len(encoded) == 1 or not context.model.registers:
+        fitted = _fit(context, start.task, _lessons(context, start))
         return always(replace(start, task=fitted, detail=None))  # the detail would undo half of it
-    answered = [window for i in range(len(given.references)) for window in _answered(given, start, encoded, i)]
-    balance = _balance(given, start.task.balance, answered)
+    answered = [window for i in range(len(context.references)) for window in _answered(context, start, encoded, i)]
+    balance = _balance(context, start.task.balance, answered)
     return always(start.map(lambda task: replace(task, balance=balance)))
 
 
 @torch.no_grad()
-def _answered(given: Given, start: TaskEmbedding, encoded: list[Known], i: int) -> list[Answered]:
+def _answered(context: Context, start: TaskEmbedding, encoded: list[EncodedReference], i: int) -> list[Answered]:
     """A reference's windows, segmented from all the others."""
-    model, reference = given.model, given.references[i]
-    embedding = context_ensemble([known.embedding for j, known in enumerate(encoded) if j != i])
+    model, reference = context.model, context.references[i]
+    embedding = context_ensemble([other.embedding for j, other in enumerate(encoded) if j != i])
     shown = {c.name: k for k, c in enumerate(reference.present())}
     names = [name for name in embedding.names if name in shown]
     theirs, own = ([table[name] for name in names] for table in ({n: k for k, n in enumerate(embedding.names)}, shown))
     volumes, windows = Volumes.of(reference, start.scheme), []
     device = next(model.parameters()).device
-    registered = [register(volumes.scan.to(device), s.to(device)) for s in embedding.shown if model.registers]
-    given.progress(i, len(given.references) + given.options.steps)
+    registered = [register(volumes.scan.to(device), s.to(device)) for s in embedding.references if model.registers]
+    context.progress(i, len(context.references) + context.options.steps)
     for window in reference_windows(model, volumes, embedding.spacing_mm) if names else ():
         carried = carry_over(registered, window.lattice, model.config.stem_stride) if registered else None
         task = embedding.task.map(lambda t: t.to(device))
@@ -92,13 +92,13 @@ def _with_balance(task: Task, balance: tuple[float, float, float]) -> Task:
     return replace(task, balance=task.balance.new_tensor(balance).expand_as(task.balance))
 
 
-def _balance(given: Given, start: Tensor, answered: list[Answered]) -> Tensor:
+def _balance(context: Context, start: Tensor, answered: list[Answered]) -> Tensor:
     """The balance (1, K, 3) under which the windows' answers are best; a class that none shows keeps its own."""
     balance = start.clone().requires_grad_()
     optimiser = torch.optim.Adam([balance], lr=BALANCE_RATE)
-    first, steps = len(given.references), given.options.steps
+    first, steps = len(context.references), context.options.steps
     for step in range(steps):
-        given.progress(first + step, first + steps)
+        context.progress(first + step, first + steps)
         loss = balance.new_zeros(())
         for window in answered:
             of = balance[:, window.classes, :, None, None, None].unbind(2)
@@ -114,23 +114,23 @@ def _balance(given: Given, start: Tensor, answered: list[Answered]) -> Tensor:
 
 
 @torch.no_grad()
-def _lessons(given: Given, start: TaskEmbedding) -> list[Lesson]:
+def _lessons(context: Context, start: TaskEmbedding) -> list[Lesson]:
     lessons = []
-    for reference in given.references:
+    for reference in context.references:
         classes = [start.names.index(c.name) for c in reference.present()]
-        for window in reference_windows(given.model, Volumes.of(reference, start.scheme), start.spacing_mm):
+        for window in reference_windows(context.model, Volumes.of(reference, start.scheme), start.spacing_mm):
             with precision(window.image.device):
-                lessons.append(Lesson(given.model.encode_image(window.image), window.masks, window.box, classes))
+                lessons.append(Lesson(context.model.encode_image(window.image), window.masks, window.box, classes))
     return lessons
 
 
-def _fit(given: Given, task: Task, lessons: list[Lesson]) -> Task:
+def _fit(context: Context, task: Task, lessons: list[Lesson]) -> Task:
     task = task.map(Tensor.clone)  # what inference mode made cannot be learnt through
     vectors = [part.clone().requires_grad_() for part in (task.tokens, task.prototypes)]
-    optimiser = torch.optim.Adam(vectors, lr=given.options.rate)
-    for step in range(given.options.steps):
-        given.progress(step, given.options.steps)
-        loss = _loss(given, _with(task, vectors), lessons)
+    optimiser = torch.optim.Adam(vectors, lr=context.options.rate)
+    for step in range(context.options.steps):
+        context.progress(step, context.options.steps)
+        loss = _loss(context, _with(task, vectors), lessons)
         for vector, gradient in zip(vectors, torch.autograd.grad(loss, vectors), strict=True):
             vector.grad = gradient
         optimiser.step()
@@ -142,11 +142,11 @@ def _with(task: Task, vectors: list[Tensor]) -> Task:
     return replace(task, tokens=tokens, prototypes=F.normalize(prototypes, dim=-1))
 
 
-def _loss(given: Given, task: Task, lessons: list[Lesson]) -> Tensor:
+def _loss(context: Context, task: Task, lessons: list[Lesson]) -> Tensor:
     """Mean over the windows of the references."""
     losses = []
     for lesson in lessons:
         with precision(lesson.box.device):
-            logits = given.model.decode(lesson.features, task.bare(), lesson.box)
+            logits = context.model.decode(lesson.features, task.bare(), lesson.box)
         losses.append(segmentation_loss(logits[:, lesson.classes], lesson.masks))
     return torch.stack(losses).mean()

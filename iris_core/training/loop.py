@@ -25,7 +25,7 @@ from iris_core.evaluation.protocol import Draw, draw_pairs, evaluate, summarise
 from iris_core.model.iris import Iris, IrisConfig, precision
 from iris_core.model.losses import matching_loss, segmentation_loss
 from iris_core.model.task_encoder import Task
-from iris_core.strategies import Given
+from iris_core.strategies import Context
 from iris_core.training.log import Log
 from iris_core.training.state import State, begin_with
 
@@ -228,7 +228,7 @@ def _validate(model: Iris, cache: Path, index: dict[str, dict], config: TrainCon
             return Case(cached.image, affine, cached.labels.astype(np.int32), classes, ignore, case)
 
         draws = [Draw((reference,), (query,)) for reference, query in pairs]
-        scores = list(evaluate("one_shot", Given(model, scheme="none"), read, draws, tolerance_mm=None))
+        scores = list(evaluate("one_shot", Context(model, scheme="none"), read, draws, tolerance_mm=None))
         mean = summarise(scores)["mean_dice"]
         if mean is not None:
             report[f"dice/{name}"] = mean

@@ -14,8 +14,8 @@ from iris_core.embeddings import MemoryBank, TaskEmbedding, context_ensemble
 from iris_core.inference import segment
 from iris_core.model.losses import segmentation_loss
 from iris_core.model.task_encoder import Task
-from iris_core.strategies import STRATEGIES, Given, Options
-from iris_core.strategies.references import encode, shared_scale
+from iris_core.strategies import STRATEGIES, Context, Options
+from iris_core.strategies.references import encode_at, shared_scale
 from iris_core.task_file import load_task, save_task
 
 WITH_REFERENCES = [name for name in STRATEGIES if name != "memory_bank"]
@@ -23,8 +23,8 @@ WITH_REFERENCES = [name for name in STRATEGIES if name != "memory_bank"]
 
 def task(strategy, model, references, grid="auto", query=None, **options) -> TaskEmbedding:
     """The embedding that a strategy makes for a query, by default the first reference's image."""
-    given = Given(model, references, grid=grid, options=Options(**options))
-    return STRATEGIES[strategy](given)(query or references[0]).embedding
+    context = Context(model, references, grid=grid, options=Options(**options))
+    return STRATEGIES[strategy](context)(query or references[0]).embedding
 
 
 def case_of(labels, spacing=(1.0, 1.0, 1.0), name="case") -> Case:
@@ -102,7 +102,7 @@ def test_a_task_file_keeps_every_bit(strategy, tiny, references, tmp_path):
     made = task(strategy, tiny, references[-1:] if strategy == "one_shot" else references, steps=1)
     save_task(tmp_path / "a.task.safetensors", made, "weights", ())
     kept = load_task(tmp_path / "a.task.safetensors", tiny, "weights")
-    assert same(made, kept, atol=0) and len(made.shown) == len(kept.shown)
+    assert same(made, kept, atol=0) and len(made.references) == len(kept.references)
     assert len(made.overviews) == len(kept.overviews)
     assert all(same(m, k, atol=0) for m, k in zip(made.overviews, kept.overviews, strict=True))
     assert (segment(tiny, made, references[2]) == segment(tiny, kept, references[2])).all()
@@ -132,7 +132,7 @@ def test_the_order_of_references_does_not_matter(tiny, references):
 
 def test_a_class_is_averaged_over_the_references_that_have_it(tiny, references):
     spacing_mm, scheme = shared_scale(tiny, references)
-    each = [encode(tiny, r, spacing_mm, scheme, levels=True) for r in references]
+    each = [encode_at(tiny, r, spacing_mm, scheme, levels=True) for r in references]
     joined = task("ensemble", tiny, references)
     expected = (each[0].task.tokens[:, 0] + each[2].task.tokens[:, 0]) / 2
     assert torch.allclose(joined.task.tokens[:, 0], expected.half().float(), atol=1e-5)
@@ -145,12 +145,12 @@ def test_a_class_is_averaged_over_the_references_that_have_it(tiny, references):
 @torch.inference_mode()
 def test_a_reference_that_lacks_a_class_says_nothing_of_it(tiny, references):
     """The memory of a class comes from the references that have it, as if the others were not there."""
-    with_both = context_ensemble([encode(tiny, r, 1.0, "percentile", levels=False) for r in references[1:]])
+    with_both = context_ensemble([encode_at(tiny, r, 1.0, "percentile", levels=False) for r in references[1:]])
     query, box = tiny.encode_image(torch.randn(1, 1, 24, 24, 24)), torch.tensor([[[-1.0] * 3, [1.0] * 3]])
     keys = tiny.task_encoder.memory_keys(query.up[1], box)
     coarse = tuple(query.up[1].shape[2:])
     evidence = tiny.mask_decoder.evidence
-    alone = encode(tiny, references[2], 1.0, "percentile", levels=False).task
+    alone = encode_at(tiny, references[2], 1.0, "percentile", levels=False).task
     joined = evidence.propagate(with_both.task, keys, coarse, (12, 12, 12))[:, 0]  # class 7: the last reference's
     single = evidence.propagate(alone, keys, coarse, (12, 12, 12))[:, 0]
     assert torch.allclose(joined, single, atol=0.02)
@@ -164,14 +164,14 @@ def test_retrieval_from_a_pool_of_one_is_one_shot(tiny, reference):
 
 def test_image_retrieval_takes_the_reference_that_is_the_query(tiny, references):
     """Top 1 of a pool that holds the query's own image is that image."""
-    given = Given(tiny, references, options=Options(top_k=1))
+    context = Context(tiny, references, options=Options(top_k=1))
     for reference in references:
-        chosen = STRATEGIES["image_retrieval"](given)(reference)
+        chosen = STRATEGIES["image_retrieval"](context)(reference)
         assert all(note.startswith(reference.name) for note in chosen.notes.values())
 
 
 def test_retrieval_says_what_it_chose_and_why(tiny, references):
-    chosen = STRATEGIES["retrieval"](Given(tiny, references, options=Options(top_k=1)))(references[2])
+    chosen = STRATEGIES["retrieval"](Context(tiny, references, options=Options(top_k=1)))(references[2])
     assert set(chosen.notes) == set(chosen.embedding.names) == {"class 7", "class 40"}
     names = [r.name for r in references]
     for note in chosen.notes.values():
@@ -181,15 +181,15 @@ def test_retrieval_says_what_it_chose_and_why(tiny, references):
 def test_retrieval_falls_back_to_all_references_where_nothing_is_found(tiny, references, monkeypatch):
     retrieval = importlib.import_module("iris_core.strategies.retrieval")
     monkeypatch.setattr(retrieval, "segment", lambda model, embedding, query: np.zeros(query.image.shape, np.int32))
-    chosen = STRATEGIES["retrieval"](Given(tiny, references))(references[0])
+    chosen = STRATEGIES["retrieval"](Context(tiny, references))(references[0])
     assert all("not found" in note for note in chosen.notes.values())
     assert same(chosen.embedding, task("ensemble", tiny, references), atol=1e-5)
 
 
 def test_tuning_with_no_steps_is_its_start(tiny, references):
-    for given in ([references[2]], references):
-        start = task("one_shot" if len(given) == 1 else "ensemble", tiny, given)
-        assert same(start, task("tuning", tiny, given, steps=0), atol=0)
+    for some in ([references[2]], references):
+        start = task("one_shot" if len(some) == 1 else "ensemble", tiny, some)
+        assert same(start, task("tuning", tiny, some, steps=0), atol=0)
 
 
 def test_tuning_lowers_the_loss_on_its_reference_and_moves_nothing_else(tiny, reference):
@@ -197,10 +197,10 @@ def test_tuning_lowers_the_loss_on_its_reference_and_moves_nothing_else(tiny, re
 
     before = {name: value.clone() for name, value in tiny.state_dict().items()}
     start, tuned = task("one_shot", tiny, [reference]), task("tuning", tiny, [reference], steps=40)
-    given = Given(tiny, [reference])
-    lessons = _lessons(given, start)
+    context = Context(tiny, [reference])
+    lessons = _lessons(context, start)
     with torch.no_grad():
-        assert _loss(given, tuned.task, lessons) < _loss(given, start.task, lessons) - 0.01
+        assert _loss(context, tuned.task, lessons) < _loss(context, start.task, lessons) - 0.01
     assert torch.equal(start.task.memory_keys, tuned.task.memory_keys)
     assert all(torch.equal(before[name], value) for name, value in tiny.state_dict().items())
 
@@ -214,8 +214,8 @@ def test_several_references_tell_how_far_to_believe_registration_and_head(tiny, 
     assert torch.equal(start.task.tokens, tuned.task.tokens)
     assert not torch.equal(start.task.balance, tuned.task.balance)
     assert torch.equal(tuned.task.balance, tuned.detail.task.balance)
-    given = Given(tiny, references)
-    windows = [w for i in range(len(references)) for w in _answered(given, start, encode_all(given), i)]
+    context = Context(tiny, references)
+    windows = [w for i in range(len(references)) for w in _answered(context, start, encode_all(context), i)]
 
     def loss(balance):
         of = [balance[:, w.classes, :, None, None, None].unbind(2) for w in windows]
@@ -230,10 +230,10 @@ def test_the_memory_bank_decodes_what_it_holds(tiny, reference):
     bank = MemoryBank()
     bank.update(["D/a", "D/b"], shown.task)
     training = {"datasets": {"D": {"classes": {"a": shown.spacing_mm, "b": shown.spacing_mm}, "scheme": shown.scheme}}}
-    known = STRATEGIES["memory_bank"](Given(tiny, classes=("D/b", "D/a"), bank=bank, training=training))
+    known = STRATEGIES["memory_bank"](Context(tiny, classes=("D/b", "D/a"), bank=bank, training=training))
     embedding = known(reference).embedding
     assert embedding.names == ("D/b", "D/a") and embedding.values == (1, 2)
-    bare = replace(shown, task=shown.task.bare(), overviews=(), detail=None, shown=())
+    bare = replace(shown, task=shown.task.bare(), overviews=(), detail=None, references=())
     direct, through = segment(tiny, bare, reference), segment(tiny, embedding, reference)
     renamed = np.select([through == 2, through == 1], [7, 40], 0)
     assert (direct == renamed).mean() > 0.999
@@ -242,13 +242,13 @@ def test_the_memory_bank_decodes_what_it_holds(tiny, reference):
 def test_the_memory_bank_refuses_what_it_does_not_know(tiny):
     for classes in ((), ("D/a",)):
         with pytest.raises(InputError, match="iris classes"):
-            STRATEGIES["memory_bank"](Given(tiny, classes=classes))
+            STRATEGIES["memory_bank"](Context(tiny, classes=classes))
 
 
 @pytest.mark.parametrize("strategy", WITH_REFERENCES)
 def test_a_strategy_without_references_is_refused(strategy, tiny):
     with pytest.raises(InputError, match="reference"):
-        STRATEGIES[strategy](Given(tiny))
+        STRATEGIES[strategy](Context(tiny))
 
 
 def test_references_that_contradict_each_other_are_refused(reference):

@@ -24,8 +24,8 @@ from iris_core import checkpoint
 from iris_core.embeddings import MemoryBank
 from iris_core.model.iris import PRESETS, Iris
 from iris_core.pool import open_pool
-from iris_core.strategies.base import Given
-from iris_core.strategies.references import encode, encode_all
+from iris_core.strategies.base import Context
+from iris_core.strategies.references import encode_all, encode_at
 from iris_core.task_file import save_task
 from nnunet_adapters.images import read_reference
 from nnunet_adapters.masks import WRITERS
@@ -152,13 +152,13 @@ def _learnt(folders: dict[str, Path], root: Path) -> None:
     torch.manual_seed(0)
     model = Iris(PRESETS["tiny"]).eval()
     case = read_reference(SAMPLE / "reference.nii.gz", SAMPLE / "reference_mask.nii.gz")
-    bank, task = MemoryBank(), encode(model, case, 1.0, "percentile", levels=False).task
+    bank, task = MemoryBank(), encode_at(model, case, 1.0, "percentile", levels=False).task
     bank.update([f"Dataset901_Hippocampus/{c.name}" for c in case.classes], task)
     seen = {"classes": {c.name: 1.0 for c in case.classes}, "scheme": "percentile", "train": ["a"], "val": ["b"]}
     training = {"datasets": {"Dataset901_Hippocampus": seen}}
     checkpoint.save(folders["checkpoint"] / "weights", model, bank, training)
     shutil.copytree(folders["checkpoint"] / "weights", root / "weights")
     loaded = checkpoint.load(root / "weights")
-    (embedding,) = (known.embedding for known in encode_all(Given(loaded.model, [case])))
+    (embedding,) = (encoded.embedding for encoded in encode_all(Context(loaded.model, [case])))
     save_task(folders["task file"] / "hippocampus.task.safetensors", embedding, loaded.sha256, ("reference.nii.gz",))
     open_pool(folders["pool"] / "pool", loaded, "Dataset901", {"a": "1"}, lambda _: case, "auto", "percentile")

@@ -46,7 +46,7 @@ LAYERS = [
     "model",
     "embeddings",
     "checkpoint",
-    "shown_file",
+    "reference_file",
     "task_file",
     "prediction",
     "region",

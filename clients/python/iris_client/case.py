@@ -40,13 +40,13 @@ def plain_classes(labels: np.ndarray, names: dict[int, str] | None = None) -> tu
     return tuple(LabelClass((names or {}).get(value, f"class {value}"), value) for value in values)
 
 
-def read_scan(path: Path) -> Case:
+def read_scan(path: Path | str) -> Case:
     """Read a NIfTI without labels. Raises InputError naming the file."""
     image, affine = _read(path)
     return Case(image.astype(np.float32), affine, name=str(path))
 
 
-def read_reference(path: Path, mask_path: Path, names: dict[int, str] | None = None) -> Case:
+def read_reference(path: Path | str, mask_path: Path | str, names: dict[int, str] | None = None) -> Case:
     """Read a NIfTI with its mask, a NIfTI on the same grid. names: value → name."""
     scan = read_scan(path)
     labels, affine = _read(mask_path)
@@ -58,7 +58,7 @@ def read_reference(path: Path, mask_path: Path, names: dict[int, str] | None = N
     return Case(scan.image, scan.affine, labels, plain_classes(labels, names), str(path))
 
 
-def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _read(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
     """Voxels (x, y, z) in file order and the RAS+ affine."""
     try:
         nifti = nibabel.load(path)

@@ -17,7 +17,7 @@ from app.cli import main
 from app.service import Service
 from app.session import Sessions
 from app.ui import page
-from app.ui.actions import Actions, asked_for
+from app.ui.actions import Actions, inputs_of
 from app.ui.bench import Bench
 from nnunet_adapters.images import read_scan
 
@@ -33,7 +33,7 @@ def both(actions, weights, reference, mask, tmp_path, capsys) -> tuple[str, str]
     """What the page says and what the terminal says of one reference and mask."""
     shown = [str(reference)], [str(mask)], "", None, [], [str(mask)], None
     with pytest.raises(gr.Error) as refused:
-        actions.segment(asked_for(*shown, "one_shot", "auto", False), VISITOR, lambda *_: None)
+        actions.segment(inputs_of(*shown, "one_shot", "auto", False), VISITOR, lambda *_: None)
     assert not any(actions.sessions.root.iterdir())
     arguments = ["--reference", reference, "--mask", mask, "--query", mask, "--output", tmp_path / "out"]
     assert main([str(a) for a in ["segment", "--weights", weights, *arguments]]) == 2
@@ -131,17 +131,17 @@ def test_a_visitor_who_leaves_takes_no_sample_from_another(actions):
 
 @pytest.mark.parametrize("end", ["another run", "leaves"])
 def test_a_program_is_told_that_its_run_was_replaced_and_leaving_ends_it(actions, scan, end):
-    asked = asked_for([scan[0]], [scan[1]], "", None, [], [scan[0]], None, "auto", "auto", False)
+    inputs = inputs_of([scan[0]], [scan[1]], "", None, [], [scan[0]], None, "auto", "auto", False)
     steps = []
 
     def report(what, share):
         steps.append(what)
         if len(steps) == 2:
             actions.sessions.close(VISITOR.session_hash) if end == "leaves" else actions.segment(
-                asked, VISITOR, lambda *_: None
+                inputs, VISITOR, lambda *_: None
             )
 
     with pytest.raises(gr.Error, match="took its place"):
-        actions.segment(asked, VISITOR, report)
+        actions.segment(inputs, VISITOR, report)
     assert len(steps) == 2
     actions.sessions.close(VISITOR.session_hash)

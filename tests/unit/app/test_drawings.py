@@ -17,7 +17,7 @@ from app.session import Sessions
 from app.ui.actions import Actions
 from app.ui.workbench import Workbench, identity, value
 from app.viewers.volumes import write_labels, write_volume
-from app.work import Asked
+from app.work import Inputs
 from iris_core.case import InputError
 from nnunet_adapters.images import read_reference
 
@@ -80,7 +80,7 @@ def test_smoothing_takes_steps_off_and_leaves_the_others():
 
 def shown(scan, folder, masks=()) -> Result:
     folder.mkdir(exist_ok=True)
-    return preview(folder, Asked(references=(scan,), masks=tuple(masks)), Result(folder))
+    return preview(folder, Inputs(references=(scan,), masks=tuple(masks)), Result(folder))
 
 
 def test_a_mask_is_drawn_on_the_scans_own_grid_and_keeps_names(tmp_path):

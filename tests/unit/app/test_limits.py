@@ -14,7 +14,7 @@ from app.cli import main
 from app.limits import GIB, Limits
 from app.service import Service
 from app.session import Sessions
-from app.ui.actions import Actions, asked_for
+from app.ui.actions import Actions, inputs_of
 from app.ui.bench import Bench
 from iris_core.case import InputError
 from nnunet_adapters import headers
@@ -116,7 +116,7 @@ def test_larger_scans_are_refused_in_every_format(most_ten, tmp_path):
     assert read_scan(write_nifti(tmp_path / "small.nii.gz", np.zeros((2, 2, 2), np.int16))).image.size == 8
 
 
-def asked(scan):
+def values(scan):
     return [str(scan[0])], [str(scan[1])], "", None, [], [str(scan[0])], None, "auto", "auto", False, 3, 0, 40, 0.01
 
 
@@ -127,9 +127,9 @@ def test_visitors_without_a_place_are_told_so_whatever_they_do(tiny_weights, sca
     deeds = (
         lambda: Bench(actions).arrive("key", request),
         lambda: actions.fill("hippocampus")(request),
-        lambda: actions.run(request, None, lambda *_: None, *asked(scan)),
-        lambda: actions.segment(asked_for(*asked(scan)), request, lambda *_: None),
-        lambda: Bench(actions).preview(request, None, *asked(scan)),
+        lambda: actions.run(request, None, lambda *_: None, *values(scan)),
+        lambda: actions.segment(inputs_of(*values(scan)), request, lambda *_: None),
+        lambda: Bench(actions).preview(request, None, *values(scan)),
     )
     for deed in deeds:
         with pytest.raises(gr.Error, match="All places of this server are taken"):
@@ -149,5 +149,5 @@ def test_a_run_ends_where_the_disk_has_no_more_room(tiny_weights, scan, monkeypa
             (actions.sessions.root / "another's scan").write_bytes(bytes(2 * 10**5))
 
     with pytest.raises(gr.Error, match="no room for this: all visitors together have"):
-        actions.segment(asked_for(*asked(scan)), request, report)
+        actions.segment(inputs_of(*values(scan)), request, report)
     assert begun.is_set() and [path.name for path in actions.sessions.root.iterdir()] == ["another's scan"]

@@ -41,7 +41,7 @@ def test_a_pool_is_the_same_as_its_cases(strategy, dataset, service, tmp_path):
     from_cases = service.plan(strategy, cases, scheme="percentile")(cases[0])
     for _ in range(2):  # encoded, then read
         known = service.pool(dataset, tmp_path / "pool", "auto")
-        from_pool = service.plan(strategy, known=known)(cases[0])
+        from_pool = service.plan(strategy, encoded=known)(cases[0])
         assert from_pool.notes == from_cases.notes
         assert from_pool.embedding.spacing_mm == pytest.approx(from_cases.embedding.spacing_mm)
         assert torch.equal(from_pool.embedding.task.tokens, from_cases.embedding.task.tokens)

@@ -126,7 +126,7 @@ def test_results_of_programs_that_never_say_goodbye_are_deleted_in_time(monkeypa
 def test_messages_hide_where_zips_are_unpacked():
     sessions = Sessions()
     with sessions.opened("ann") as (_, folder):
-        for below in ("", "shown/", "queries/"):
+        for below in ("", "references/", "queries/"):
             for place in (folder, sessions.root / "tmp1a2b3c4d"):
                 assert sessions.without_folders(f"{place}/{below}series 1: is empty") == "series 1: is empty"
 

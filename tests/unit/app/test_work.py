@@ -19,7 +19,7 @@ from app.results import Result, index_of
 from app.service import Service
 from app.ui.actions import split_names
 from app.ui.tables import outcome, scans_table, structures_table
-from app.work import Asked, Stopped, encode, run, with_values_of
+from app.work import Inputs, Stopped, encode, run, with_values_of
 from iris_core.case import Case, InputError, plain_classes
 from nnunet_adapters.folder import segment_queries
 from nnunet_adapters.images import read_reference
@@ -32,9 +32,9 @@ def service(eager_weights) -> Service:
     return Service(str(eager_weights), "cpu")
 
 
-def ask(sample, queries, **more) -> Asked:
+def ask(sample, queries, **more) -> Inputs:
     shown = (sample / "reference.nii.gz",), (sample / "reference_mask.nii.gz",)
-    return Asked(*shown, queries=tuple(queries), names=NAMES, **more)
+    return Inputs(*shown, queries=tuple(queries), names=NAMES, **more)
 
 
 def quiet(what: str, share: float) -> None:
@@ -46,8 +46,8 @@ def ran(service, sample, tmp_path_factory) -> tuple[Result, list]:
     """A result for a query with a name of its own and a true mask, and what its progress said."""
     folder, steps = tmp_path_factory.mktemp("ran"), []
     query = shutil.copy(sample / "query.nii.gz", folder / "a patient.nii.gz")
-    asked = ask(sample, [query], truths=(sample / "query_mask.nii.gz",))
-    return run(service, folder, asked, lambda *step: steps.append(step)), steps
+    inputs = ask(sample, [query], truths=(sample / "query_mask.nii.gz",))
+    return run(service, folder, inputs, lambda *step: steps.append(step)), steps
 
 
 def test_masks_are_those_of_the_command_line(ran, service, sample, tmp_path):
@@ -116,8 +116,8 @@ def test_what_there_is_to_take_away(ran, service, sample, tmp_path):
     assert rows[0]["dice"] == result.scans[1].scores["Anterior"].dice
     with result.extras[1].open(newline="") as file:
         assert float(next(csv.DictReader(file))["dice"]) == rows[0]["dice"]
-    asked = Asked(tasks=(result.extras[3],), queries=(sample / "query.nii.gz",))
-    again = run(service, tmp_path, asked, quiet)
+    inputs = Inputs(tasks=(result.extras[3],), queries=(sample / "query.nii.gz",))
+    again = run(service, tmp_path, inputs, quiet)
     assert np.array_equal(nibabel.load(again.masks[0]).dataobj, nibabel.load(result.masks[0]).dataobj)
     assert again.names == ("Anterior", "Posterior") and not again.scans[0].confidence
     assert encode(service, ask(sample, ()), tmp_path).stat().st_size == result.extras[3].stat().st_size
@@ -171,8 +171,8 @@ def test_classes_are_counted_in_order_whatever_their_values(service, sample, tmp
     nibabel.save(nibabel.Nifti1Image(odd[::-1], leftwards), tmp_path / "odd.nii.gz")
     scan = np.asarray(nibabel.load(sample / "reference.nii.gz").dataobj)
     nibabel.save(nibabel.Nifti1Image(scan[::-1], leftwards), tmp_path / "scan.nii.gz")
-    asked = Asked((tmp_path / "scan.nii.gz",), (tmp_path / "odd.nii.gz",), queries=(sample / "query.nii.gz",))
-    result = run(service, tmp_path, asked, quiet)
+    inputs = Inputs((tmp_path / "scan.nii.gz",), (tmp_path / "odd.nii.gz",), queries=(sample / "query.nii.gz",))
+    result = run(service, tmp_path, inputs, quiet)
     assert result.names == ("class -4", "class 300")
     assert np.array_equal(result.scans[0].labels, np.select([odd == -4, odd == 300], [1, 2]))
 
@@ -185,7 +185,7 @@ def test_retrieval_says_which_reference_served_which_class(service, sample, tmp_
     scans = sample / "reference.nii.gz", sample / "query.nii.gz"
     masks = sample / "reference_mask.nii.gz", sample / "query_mask.nii.gz"
     query = shutil.copy(sample / "query.nii.gz", tmp_path / "new.nii.gz")
-    result = run(service, tmp_path, Asked(scans, masks, queries=(query,), names=NAMES, strategy="retrieval"), quiet)
+    result = run(service, tmp_path, Inputs(scans, masks, queries=(query,), names=NAMES, strategy="retrieval"), quiet)
     assert set(result.scans[2].notes) == set(NAMES.values())
     table = structures_table(result, result.scans[2])
     assert "was shown by" in table and str(sample) not in table
@@ -221,7 +221,7 @@ def test_files_that_are_gone_and_names_that_clash_are_refused(service, sample, t
     with pytest.raises(InputError, match="would overwrite"):
         run(service, tmp_path, ask(sample, [sample / "query.nii.gz", copy]), quiet)
     with pytest.raises(InputError, match="show references"):
-        run(service, tmp_path, Asked(queries=(sample / "query.nii.gz",)), quiet)
+        run(service, tmp_path, Inputs(queries=(sample / "query.nii.gz",)), quiet)
 
 
 def test_class_names_as_people_type_them():
@@ -239,7 +239,7 @@ def test_tables_escape_names_and_warn_of_low_confidence(ran):
     name = "<img src=x>"
     known = {"volumes_ml": {name: 1.0}, "confidence": {name: 0.2}, "scores": {}}
     scan = replace(ran[0].scans[1], source=Path("<b>scan"), **known)
-    result = Result(ran[0].folder, {name: 1}, (scan,), asked=1)
+    result = Result(ran[0].folder, {name: 1}, (scan,), query_count=1)
     for text in (structures_table(result, scan), outcome(result, [], 1.0)):
         assert "<img" not in text and "<b>scan" not in text and "&lt;img" in text
     assert "painted over" in structures_table(result, replace(scan, overlapping=True))

@@ -10,7 +10,7 @@ from conftest import ball
 from iris_core import inference
 from iris_core.case import Case, plain_classes
 from iris_core.geometry import Scores
-from iris_core.strategies import STRATEGIES, Given
+from iris_core.strategies import STRATEGIES, Context
 
 SHAPE = (120, 100, 90)
 
@@ -20,7 +20,7 @@ def embedding(tiny):
     labels = ball((40, 40, 40), (20, 20, 20), 8).astype(np.int32)
     image = (labels * 50 + np.random.default_rng(0).normal(0, 5, labels.shape)).astype(np.float32)
     reference = Case(image, np.eye(4), labels, plain_classes(labels))
-    return replace(STRATEGIES["one_shot"](Given(tiny, [reference]))(reference).embedding, detail=None)
+    return replace(STRATEGIES["one_shot"](Context(tiny, [reference]))(reference).embedding, detail=None)
 
 
 @pytest.fixture

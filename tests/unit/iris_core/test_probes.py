@@ -22,8 +22,8 @@ from iris_core.evaluation.context import (
     verdict,
 )
 from iris_core.model.iris import PARTS, without
-from iris_core.strategies import Given
-from iris_core.strategies.references import encode
+from iris_core.strategies import Context
+from iris_core.strategies.references import encode_at
 
 
 @pytest.fixture
@@ -57,7 +57,9 @@ def test_wrong_references_are_wrong_in_the_way_they_say(cases):
 def test_a_context_test_asks_every_structure_of_every_pair(tiny, cases):
     patients = {name: name for name in cases}
     pairs = [("case0", "case1"), ("case1", "case2")]
-    trials = [t for some in context_test(Given(tiny), cases.__getitem__, pairs, patients, list(cases), 0) for t in some]
+    trials = [
+        t for some in context_test(Context(tiny), cases.__getitem__, pairs, patients, list(cases), 0) for t in some
+    ]
     assert len(trials) == 2 * 2 * 4
     assert {t.reference for t in trials if t.row == SHUFFLED} == {"case2", "case0"}  # neither reference nor query
     rows = {row["reference_shows"]: row for row in summarise_context(trials)}
@@ -81,9 +83,9 @@ def test_the_verdict_follows_the_rows():
 def test_an_ablated_model_lacks_its_part_and_answers_otherwise(part, tiny, cases):
     case = cases["case0"]
     model = Ablated(tiny, part)
-    shown, lacking = (encode(m, case, 1.0, "percentile", False) for m in (tiny, model))
-    assert len(shown.shown) == 1
-    assert len(lacking.shown) == (part != "registration")
+    shown, lacking = (encode_at(m, case, 1.0, "percentile", False) for m in (tiny, model))
+    assert len(shown.references) == 1
+    assert len(lacking.references) == (part != "registration")
     full, cut = shown.task, lacking.task
     empty = {
         "foreground": cut.tokens[:, :, :1],

@@ -11,7 +11,7 @@ from iris_core.data.cache import is_current, read_case, read_index, write_case
 from iris_core.data.episodes import EpisodeDataset
 from iris_core.evaluation.protocol import Draw, evaluate
 from iris_core.model.iris import PRESETS
-from iris_core.strategies import Given
+from iris_core.strategies import Context
 from nnunet_adapters.raw import build_cache, find_dataset, open_dataset, prepare_training, split
 
 
@@ -57,7 +57,7 @@ def test_regions_and_ignore_label_reach_episodes_and_evaluation(raw_data, tmp_pa
     episode = next(e for e in drawn if len(e.keys) == 2)
     by_name = dict(zip((k.split("/")[1] for k in episode.keys), episode.reference_masks[0], strict=True))
     assert (by_name["core"] <= by_name["whole"] + 1e-5).all()  # regions overlap
-    score = next(evaluate("one_shot", Given(tiny), dataset.case, [Draw(("case0",), ("case2",))], 2.0))
+    score = next(evaluate("one_shot", Context(tiny), dataset.case, [Draw(("case0",), ("case2",))], 2.0))
     assert set(score.dice) == set(score.surface_dice) == {"whole", "core"}
 
 

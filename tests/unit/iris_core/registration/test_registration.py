@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import smooth_noise
 
-from iris_core.registration import Scan, carry_over, register, show
+from iris_core.registration import Scan, carry_over, prepare, register
 from iris_core.registration.labelled import MOST, labelled
 from iris_core.registration.lattice import Lattice
 
@@ -33,7 +33,7 @@ def scan(image, view_mm=None):
 @pytest.fixture(scope="module")
 def reference(anatomy):
     """Two tissues of the anatomy are its structures."""
-    return show(scan(cut(anatomy)), [cut(anatomy) == 0, cut(anatomy) == 1])
+    return prepare(scan(cut(anatomy)), [cut(anatomy) == 0, cut(anatomy) == 1])
 
 
 def apart(found, shift):
@@ -89,7 +89,7 @@ def test_any_scan_will_do(shape, content, reference):
     carried = carry_over([register(scan(image), reference)], Lattice(shape, 1.0))
     assert carried.masks.shape == (1, 2, *shape) and carried.certainty.shape == (1, 1, *shape)
     assert torch.isfinite(carried.masks).all() and torch.isfinite(carried.certainty).all()
-    itself = show(scan(image), [torch.ones(shape, dtype=torch.bool)])
+    itself = prepare(scan(image), [torch.ones(shape, dtype=torch.bool)])
     assert torch.isfinite(carry_over([register(scan(image), itself)], GRID).masks).all()
 
 
@@ -107,7 +107,7 @@ def test_a_small_structure_is_outlined_finer_than_the_whole(anatomy):
     """Around a structure that takes a small part of a large scan the cells are a third of the scan's."""
     whole = (smooth_noise([96] * 3, 6, 3) * 3).round()[0, 0]
     ball = Lattice((96,) * 3, 1.0).places()[0].norm(dim=0) < 8
-    reference = show(Scan(whole, (2.0, 2.0, 2.0)), [ball])
+    reference = prepare(Scan(whole, (2.0, 2.0, 2.0)), [ball])
     assert reference.near.lattice.cell_mm < 0.6 * reference.scales[0].lattice.cell_mm
     found = register(Scan(-whole, (2.0, 2.0, 2.0)), reference)
     assert len(found.fields) == 2
@@ -137,7 +137,7 @@ def test_a_field_is_smooth_enough_to_be_looked_up_at_every_other_place(anatomy, 
 
 def test_classes_may_overlap_and_change_places(anatomy):
     inner, outer = cut(anatomy) == 0, cut(anatomy).abs() <= 1
-    shown = show(scan(cut(anatomy)), [inner, outer])
+    shown = prepare(scan(cut(anatomy)), [inner, outer])
     for k, mask in enumerate((inner, outer)):
         assert torch.allclose(shown.masks.at(GRID.places())[0, k], mask.float(), atol=1e-4)
     turned = shown.pick([1, 0])
@@ -153,7 +153,7 @@ def test_what_is_one_voxel_thin_is_not_lost():
     tube = torch.zeros_like(shell)
     for x in range(8, 56):
         tube[x, 32 + round(8 * math.sin(x / 8)), 30] = True
-    reference = show(Scan(whole, (1.0,) * 3), [shell, tube])
+    reference = prepare(Scan(whole, (1.0,) * 3), [shell, tube])
     carried = carry_over([register(Scan(whole, (1.0,) * 3), reference)], Lattice((64,) * 3, 1.0), 2).masks[0] > 0.5
     for k, mask in enumerate((shell, tube)):
         assert 2 * (carried[k] & mask).sum() / (carried[k].sum() + mask.sum()) >= 0.95

@@ -12,7 +12,7 @@ from dicom_files import AXIAL, SHAPE, rotated, write_series
 from iris_core.case import InputError
 from iris_core.embeddings import TaskEmbedding
 from iris_core.model.task_encoder import Task
-from iris_core.strategies import Chosen
+from iris_core.strategies import QueryTask
 from nnunet_adapters.folder import segment_queries
 from nnunet_adapters.images import read_scan
 from nnunet_adapters.masks.dicom_seg import write
@@ -118,7 +118,7 @@ def test_iris_segment_leaves_one_beside_the_mask_of_a_folder(tmp_path, capsys):
     for _ in range(2):  # the second run writes over the first
         code = segment_queries(
             lambda embedding, case: Found(np.where(case.image < -100, 4, 0).astype(np.int32)),
-            lambda case: Chosen(task),
+            lambda case: QueryTask(task),
             lambda *_: {},
             *kept,
         )

@@ -23,32 +23,35 @@ GREY = 4.0  # the largest grey value that is kept, normalised
 
 
 @dataclass(frozen=True)
-class Shown:
-    """scales: of the whole scan, finest first; near: of what lies around the structures; both ``packed``, since a pool
-    holds hundreds. around (1, 1, …), bytes: 1 near a structure, on the finest scale's lattice. masks: the structures,
-    voxel by voxel. known (K,): which of T's classes this reference speaks of."""
+class Reference:
+    """A scan with masks, ready to register queries to. ``prepare`` makes it.
+
+    scales: descriptors of the whole scan, finest first; near: of what lies around the structures; both in bytes, since
+    a pool holds hundreds. around (1, 1, …), bytes: 1 near a structure, on the finest scale's lattice. masks: the
+    structures, voxel by voxel. present (K,), bool: which of the task's classes this reference has.
+    """
 
     scales: tuple[Described, ...]
     near: Described
     around: Tensor
     masks: Labelled
-    known: Tensor
+    present: Tensor
 
-    def pick(self, index: Sequence[int | None]) -> "Shown":
-        """The classes of T in another order; None for one that this reference does not speak of."""
-        known = torch.tensor([i is not None and bool(self.known[i]) for i in index], device=self.known.device)
-        return replace(self, masks=self.masks.pick(index), known=known)
+    def pick(self, index: Sequence[int | None]) -> "Reference":
+        """The task's classes in another order; None for one that this reference does not have."""
+        present = torch.tensor([i is not None and bool(self.present[i]) for i in index], device=self.present.device)
+        return replace(self, masks=self.masks.pick(index), present=present)
 
-    def to(self, device: torch.device) -> "Shown":
+    def to(self, device: torch.device) -> "Reference":
         def moved(described: Described) -> Described:
             return replace(described, values=described.values.to(device))
 
-        parts = {name: getattr(self, name).to(device) for name in ("around", "masks", "known")}
+        parts = {name: getattr(self, name).to(device) for name in ("around", "masks", "present")}
         return replace(self, scales=tuple(map(moved, self.scales)), near=moved(self.near), **parts)
 
 
-def show(scan: Scan, masks: Sequence[Tensor], closer: bool = True) -> Shown:
-    """A reference: its scan, and a mask (x, y, z) of each of its K classes, bool or in [0, 1], not all empty.
+def prepare(scan: Scan, masks: Sequence[Tensor], closer: bool = True) -> Reference:
+    """A scan to register queries to, with a mask (x, y, z) of each of its K classes, bool or in [0, 1], not all empty.
 
     closer: whether to look closer around the structures; without it registration takes half the time.
     """
@@ -65,8 +68,8 @@ def show(scan: Scan, masks: Sequence[Tensor], closer: bool = True) -> Shown:
         high = torch.minimum(places.amax(1) + MARGIN * cell, high)
     close = max(cell_of(low, high, NEAR_CELLS), FINEST_NEAR * min(scan.spacing_mm))
     near = packed(describe(scan, close, low, high)) if closer and close < 0.9 * cell else scales[0]
-    known = torch.ones(len(masks), dtype=torch.bool)
-    return Shown(scales, near, around, labelled(masks, scan.spacing_mm, low, high), known)
+    present = torch.ones(len(masks), dtype=torch.bool)
+    return Reference(scales, near, around, labelled(masks, scan.spacing_mm, low, high), present)
 
 
 def cell_of(low_mm: Tensor, high_mm: Tensor, cells: int = CELLS) -> float:

@@ -1,4 +1,4 @@
-"""What shows the task, on the command line: references with masks, task files, or known classes."""
+"""References on the command line: scans with masks, task files, a pool, or classes that the weights know."""
 
 import sys
 from dataclasses import dataclass, replace
@@ -16,8 +16,8 @@ Repeated = tyro.conf.UseAppendAction[tuple[Path, ...]]  # --reference a --refere
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What shows the task: references with their masks, or task files, or both."""
+class ReferenceOptions:
+    """References: scans with their masks, or task files, or both."""
 
     reference: Repeated = ()
     """Reference scan (.nii, .nii.gz, .nrrd, .mha, .mhd, or a folder of DICOM files). May be repeated."""
@@ -62,8 +62,8 @@ class Shown:
     device: str = "auto"
 
     @property
-    def shown(self) -> tuple[Path, ...]:
-        """The files that show the task: no query, and to be left as they are."""
+    def reference_files(self) -> tuple[Path, ...]:
+        """Scans, masks and task files: no queries, and to be left as they are."""
         return (*self.reference, *self.mask, *map(Path, self.task))
 
     def report(self, service) -> dict:
@@ -101,20 +101,20 @@ class Shown:
         return [replace(case, classes=tuple(c for c in case.classes if c.name in self.only)) for case in cases]
 
     def plan(self, service, references: list):
-        """T for every query, from all that is shown. Raises InputError where nothing is, or it does not go together."""
+        """The task for every query. Raises InputError where there are no references or they do not go together."""
         from iris_core.strategies import Options
         from weights.hub import find_task
 
         classes = tuple(filter(None, self.classes.split(",")))
-        known = [service.read_task(find_task(name)) for name in self.task]
+        encoded = [service.read_task(find_task(name)) for name in self.task]
         if self.pool and self.strategy != "tuning":
             with _Bar("pool") as bar:
-                known += service.pool(self._dataset(), self.index, self.grid, bar.progress)
+                encoded += service.pool(self._dataset(), self.index, self.grid, bar.progress)
         with _Bar(self.strategy, hidden=len(references) < 2 and self.strategy != "tuning") as bar:
             return service.plan(
                 self.strategy,
                 references,
-                known,
+                encoded,
                 classes=classes,
                 grid=self.grid,
                 scheme=None if self.intensity == "auto" else self.intensity,

@@ -1,4 +1,4 @@
-"""What a query is registered to, as tensors of bytes and plain values: the part of a task file that shows anatomy."""
+"""References to register queries to, as tensors of bytes and plain values: the part of a task file that shows scans."""
 
 import math
 import zlib
@@ -11,22 +11,22 @@ from iris_core.registration.describe import CHANNELS, Described
 from iris_core.registration.labelled import MOST as MOST_LABELS
 from iris_core.registration.labelled import Labelled, kind_of
 from iris_core.registration.lattice import Lattice
-from iris_core.registration.shown import SCALES, Shown
+from iris_core.registration.reference import SCALES, Reference
 
 MOST = 256  # references of a task; an edge's cells
 MOST_IN_ALL = 64 * MOST_LABELS  # cells of all references' labels
 SMALLEST_MM, LARGEST_MM = 1e-4, 1e5
 
 
-def to_tensors(shown: tuple[Shown, ...]) -> tuple[dict[str, Tensor], list[dict]]:
+def to_tensors(references: tuple[Reference, ...]) -> tuple[dict[str, Tensor], list[dict]]:
     """Tensors by name, and for each reference where its lattices lie, for JSON."""
     tensors, about = {}, []
-    for i, one in enumerate(shown):
+    for i, one in enumerate(references):
         described = dict(_names(one.scales), **({} if one.near is one.scales[0] else {"near": one.near}))
         parts = {name: d.values for name, d in described.items()}
-        parts |= {"sets": one.masks.sets.to(torch.uint8), "known": one.known.to(torch.uint8), "around": one.around}
+        parts |= {"sets": one.masks.sets.to(torch.uint8), "present": one.present.to(torch.uint8), "around": one.around}
         parts["labels"] = _squeezed(one.masks.labels)
-        tensors |= {f"shown{i}/{name}": part.cpu().contiguous() for name, part in parts.items()}
+        tensors |= {f"reference{i}/{name}": part.cpu().contiguous() for name, part in parts.items()}
         lattices = {name: d.lattice for name, d in described.items()} | {"masks": one.masks.lattice}
         about.append(
             {name: [lattice.cell_mm, *lattice.centre_mm] for name, lattice in lattices.items()}
@@ -35,7 +35,7 @@ def to_tensors(shown: tuple[Shown, ...]) -> tuple[dict[str, Tensor], list[dict]]
     return tensors, about
 
 
-def from_tensors(tensors: dict[str, Tensor], about: list[dict], k: int) -> tuple[Shown, ...]:
+def from_tensors(tensors: dict[str, Tensor], about: list[dict], k: int) -> tuple[Reference, ...]:
     """The references of a task of k classes; takes their tensors out of ``tensors``. Raises ValueError, KeyError or
     TypeError where they are not what ``to_tensors`` makes."""
     if not isinstance(about, list) or len(about) > MOST:
@@ -43,10 +43,10 @@ def from_tensors(tensors: dict[str, Tensor], about: list[dict], k: int) -> tuple
     cells = [math.prod(map(int, where["labels"])) for where in about]
     if any(n < 1 for n in cells) or sum(cells) > MOST_IN_ALL:
         raise ValueError(f"references must have {MOST_IN_ALL} labelled cells at most, all together, got {sum(cells)}")
-    return tuple(_reference(tensors, f"shown{i}/", where, k) for i, where in enumerate(about))
+    return tuple(_reference(tensors, f"reference{i}/", where, k) for i, where in enumerate(about))
 
 
-def _reference(tensors: dict[str, Tensor], at: str, where: dict, k: int) -> Shown:
+def _reference(tensors: dict[str, Tensor], at: str, where: dict, k: int) -> Reference:
     view = torch.tensor(where["view_mm"], dtype=torch.float32)
     if view.shape != (2, 3) or not (view.abs() < LARGEST_MM).all() or (view[0] >= view[1]).any():
         raise ValueError(f"{at}view_mm must be two corners in order, got {where['view_mm']}")
@@ -72,12 +72,12 @@ def _reference(tensors: dict[str, Tensor], at: str, where: dict, k: int) -> Show
     sets = part("sets", (None, k), torch.uint8)
     labels = _filled(tensors.pop(at + "labels"), where["labels"], len(sets))
     around = part("around", (1, 1, *scales[0].lattice.shape), torch.uint8)
-    known = part("known", (k,), torch.uint8)
+    present = part("present", (k,), torch.uint8)
     if labels.min() < 0 or int(labels.max()) >= len(sets):
         raise ValueError(f"{at}labels must lie between 0 and {len(sets) - 1}")
     near = described("near") if "near" in where else scales[0]
     masks = Labelled(labels, lattice("masks", labels.shape), sets.bool())
-    return Shown(scales, near, around, masks, known.bool())
+    return Reference(scales, near, around, masks, present.bool())
 
 
 def _squeezed(labels: Tensor) -> Tensor:
