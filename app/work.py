@@ -237,7 +237,7 @@ class Job:
         if query in self.truths:
             try:
                 case = read_reference(query, self.truths[query])
-                return replace(case, labels=None, classes=()), with_values_of(case, self.shown.values)
+                return replace(case, labels=None, classes=()), with_values_of(case, self.references.values)
             except InputError as error:
                 self.failures.append(error)
         return read_scan(query), None

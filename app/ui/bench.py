@@ -53,7 +53,6 @@ class Bench:
             result = self.sessions.result(token)
         except (InputError, gr.Error):
             return gr.skip()
-        result = self.sessions.result(token)
         return token, *in_sight(result, len(result.scans) - 1 if result.scans else None)
 
     def correct(self, token, scan, corrected, request: gr.Request):
