@@ -41,7 +41,7 @@ def actions(eager_weights, tmp_path_factory) -> Actions:
         actions.sessions.root.name,
         f"{Path.home()}/",
         f"/{getpass.getuser()}/",
-        platform.node(),
+        f"iris-{platform.node()}",
     ]
     return actions
 
