@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
 from app import exports
 from app.results import Result, Scan, keep_scan
 from app.service import Service
@@ -235,7 +237,7 @@ class Job:
         if query in self.truths:
             try:
                 case = read_reference(query, self.truths[query])
-                return replace(case, labels=None, classes=()), case.labels
+                return replace(case, labels=None, classes=()), with_values_of(case, self.references.values)
             except InputError as error:
                 self.failures.append(error)
         return read_scan(query), None
@@ -274,6 +276,21 @@ class Job:
             rows=tuple(self.rows),
             query_count=len(self.targets),
         )
+
+
+def with_values_of(truth: Case, values: dict[str, int]) -> np.ndarray:
+    """The labels of a true mask with the values that a result gives its classes (name → value).
+
+    Where its file names structures as the result does, they are matched by name, and others are none of the result's;
+    else values mean the same in both.
+    """
+    if not any(c.name in values for c in truth.classes):
+        return truth.labels
+    labels = np.zeros(truth.labels.shape, np.int64)
+    for c in truth.classes:
+        if c.name in values:
+            labels[truth.labels == c.value] = values[c.name]
+    return labels
 
 
 def _write_task(service: Service, inputs: Inputs, embedding: TaskEmbedding, folder: Path) -> Path:

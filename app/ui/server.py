@@ -16,10 +16,11 @@ from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 
+from app.limits import Limits
 from app.session import KEPT_S
 from app.ui import layout
 from app.ui.actions import Actions
-from app.ui.page import new_actions, programs, serve_at, shown_of
+from app.ui.page import new_actions, programs, ready, serve_at, shown_of
 from app.ui.programs import Programs
 from iris_core.case import InputError
 
@@ -106,13 +107,13 @@ class Calls(Programs):
         return [str(Path(file).rename(folder / Path(file).name)) for file in files]
 
 
-def launch(weights: str, device: str, host: str, port: int, token: str | None) -> None:
+def launch(weights: str, device: str, host: str, port: int, token: str | None, limits: Limits) -> None:
     """Serve until interrupted or terminated. token: printable ASCII without spaces, or None for no check."""
     if token is not None and not re.fullmatch(r"[!-~]+", token):
         raise InputError(
             "--token must be letters, digits and signs of ASCII without spaces, at least one; choose another"
         )
-    actions = new_actions(weights, device)
+    actions = new_actions(weights, device, limits)
     middleware = [Middleware(Token, token=token)] if token else []
     middleware.append(Middleware(Fetched, root=actions.sessions.root))
     serve_at(host, port, build(actions), middleware=middleware)
@@ -142,4 +143,4 @@ def build(actions: Actions) -> gr.Blocks:
             block.preprocess = paths_of
         elif isinstance(block, gr.Dropdown | gr.Radio):
             block.preprocess = as_given
-    return server.queue(default_concurrency_limit=1)
+    return ready(server, actions.sessions)
