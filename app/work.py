@@ -196,7 +196,7 @@ class Job:
         case, truth = self._read(query)
         values, names = tuple(self.references.values.values()), tuple(self.references.values)
         mask, corrected = self.folder / "masks" / name, self.inputs.corrected.get(self.uploads[query][0])
-        trust, more = {}, {}
+        trust, more, stopped = {}, {}, None
         if corrected:
             labels = read_reference(query, corrected).labels
         else:
@@ -207,8 +207,9 @@ class Job:
                 query_task.embedding, case, lambda done, of: at(f"window {done} of {of}", decoding * done / of)
             )
             if self.inputs.confidence and self.references.cases:
-                at("estimating the confidence", decoding)
-                trust = self.service.confidence(self.references.cases, case, labels, query_task.embedding)
+                trust, stopped = self._trust(
+                    case, labels, query_task.embedding, lambda: at("estimating the confidence", decoding)
+                )
             notes = {name: self._named(note) for name, note in query_task.notes.items()}
             more = {"notes": notes, "overlapping": query_task.embedding.overlapping, "task": query_task.embedding}
         structures = self._structures()
@@ -225,6 +226,18 @@ class Job:
                 self.segs.append(seg)
             except InputError as error:
                 self.failures.append(error)
+        if stopped:
+            raise stopped
+
+    def _trust(
+        self, case: Case, labels: np.ndarray, task: TaskEmbedding, go_on: Callable[[], None]
+    ) -> tuple[dict[str, float], Stopped | None]:
+        """The confidence in what was found, or why it was not estimated to its end: the mask is there all the same."""
+        try:
+            go_on()
+            return self.service.confidence(self.references.cases, case, labels, task, lambda *_: go_on()), None
+        except Stopped as stopped:
+            return {}, stopped
 
     def _structures(self) -> list[Structure]:
         """The classes with the colours of their mask's file, else the viewers'."""

@@ -1,9 +1,5 @@
 """After a fault what exists is whole, and a repetition completes it. campaign.py tries a hundred of each."""
 
-import os
-import signal
-import time
-
 import pytest
 from commands import COMMANDS
 from trials import World

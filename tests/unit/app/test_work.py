@@ -61,7 +61,23 @@ def test_masks_are_those_of_the_command_line(ran, service, sample, tmp_path):
     assert len(np.unique(ours.dataobj)) > 1
     assert np.array_equal(ours.dataobj, theirs.dataobj) and ours.header == theirs.header
     shares = [share for _, share in steps]
-    assert shares == sorted(shares) and shares[0] == 0 and "a patient.nii.gz, window" in steps[-2][0]
+    said = list(dict.fromkeys(what for what, _ in steps))
+    assert shares == sorted(shares) and shares[0] == 0 and "a patient.nii.gz, window" in said[-2]
+
+
+def test_cancel_ends_the_confidence_too_and_keeps_the_mask(ran, service, sample, tmp_path):
+    estimating = []
+
+    def progress(what: str, share: float) -> None:
+        estimating.extend([what] * ("confidence" in what))
+        if len(estimating) == 3:
+            raise Stopped
+
+    query = shutil.copy(sample / "query.nii.gz", tmp_path / "a patient.nii.gz")
+    result = run(service, tmp_path, ask(sample, [query, sample / "reference.nii.gz"]), progress)
+    assert result.stopped and len(estimating) == 3
+    (found,) = result.queries
+    assert found.confidence == {} and np.array_equal(found.labels, ran[0].queries[0].labels)
 
 
 def test_viewers_get_both_scans_with_compact_labels(ran, sample):
