@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import gradio as gr
+from gradio.data_classes import FileData, ListFiles
 
 from app.service import Service
 from app.ui.looks import DARK
@@ -37,6 +38,16 @@ WHEN = {
     "image_retrieval": "Right for many references that differ as whole images (scanner, age): the nearest serve all.",
     "tuning": "Right for many queries and a little patience: the task is fitted to the references first.",
 }
+
+
+class Uploads(gr.File):
+    """gr.File, which lets an empty file lie beside each upload, and refuses endings before an event knows of them."""
+
+    def preprocess(self, payload: ListFiles | FileData | None) -> list[str] | str | None:
+        if payload is None:
+            return None
+        paths = [upload.path for upload in ([payload] if isinstance(payload, FileData) else payload)]
+        return paths if self.file_count == "multiple" else paths[0]
 
 
 def head() -> None:
@@ -227,7 +238,7 @@ def _correct() -> SimpleNamespace:
         with gr.Column(scale=3):
             said = gr.HTML(AGAIN, elem_id="corrected", elem_classes="said")
     with gr.Accordion("Corrected it in another program?", open=False, elem_id="elsewhere"):
-        corrected = gr.File(label="Corrected mask of the scan above", file_types=MASKS, height=120, elem_id="fixed")
+        corrected = Uploads(label="Corrected mask of the scan above", file_types=MASKS, height=120, elem_id="fixed")
     return SimpleNamespace(corrected=corrected, again=again, said=said)
 
 
@@ -246,7 +257,7 @@ def _step(title: str) -> None:
 
 
 def _files(label: str, types: list[str], name: str) -> gr.File:
-    return gr.File(label=label, file_types=types, file_count="multiple", height=150, elem_id=name)
+    return Uploads(label=label, file_types=types, file_count="multiple", height=150, elem_id=name)
 
 
 def _downloads(label: str, name: str) -> gr.File:

@@ -6,7 +6,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
@@ -119,11 +119,6 @@ def launch(weights: str, device: str, host: str, port: int, token: str | None, l
     serve_at(host, port, build(actions), middleware=middleware)
 
 
-def paths_of(uploads: Iterable | None) -> list[str] | None:
-    """What gr.File makes of uploads; but it lets an empty file lie beside each, and refuses endings before the call."""
-    return None if uploads is None else [upload.path for upload in uploads]
-
-
 def as_given(chosen):
     """What is no choice the call itself refuses, which then takes its uploads along."""
     return chosen
@@ -139,8 +134,6 @@ def build(actions: Actions) -> gr.Blocks:
         inputs = [*shown, run.queries, run.truths, choose.strategy, choose.grid, choose.confidence, *choose.options]
         programs(Calls(actions), shown, choose, inputs)
     for block in server.blocks.values():
-        if isinstance(block, gr.File):
-            block.preprocess = paths_of
-        elif isinstance(block, gr.Dropdown | gr.Radio):
+        if isinstance(block, gr.Dropdown | gr.Radio):
             block.preprocess = as_given
     return ready(server, actions.sessions)
