@@ -40,14 +40,16 @@ WHEN = {
 }
 
 
-class Uploads(gr.File):
-    """gr.File, which lets an empty file lie beside each upload, and refuses endings before an event knows of them."""
+def paths_of(files: gr.File, uploads: ListFiles | FileData | None) -> list[str] | str | None:
+    """What gr.File makes of uploads; but it lets an empty file lie beside each, and refuses endings before an event
+    knows of them."""
+    if uploads is None:
+        return None
+    paths = [upload.path for upload in ([uploads] if isinstance(uploads, FileData) else uploads)]
+    return paths if files.file_count == "multiple" else paths[0]
 
-    def preprocess(self, payload: ListFiles | FileData | None) -> list[str] | str | None:
-        if payload is None:
-            return None
-        paths = [upload.path for upload in ([payload] if isinstance(payload, FileData) else payload)]
-        return paths if self.file_count == "multiple" else paths[0]
+
+gr.File.preprocess = paths_of  # beside a class of our own gradio would write a .pyi
 
 
 def head() -> None:
@@ -238,7 +240,7 @@ def _correct() -> SimpleNamespace:
         with gr.Column(scale=3):
             said = gr.HTML(AGAIN, elem_id="corrected", elem_classes="said")
     with gr.Accordion("Corrected it in another program?", open=False, elem_id="elsewhere"):
-        corrected = Uploads(label="Corrected mask of the scan above", file_types=MASKS, height=120, elem_id="fixed")
+        corrected = gr.File(label="Corrected mask of the scan above", file_types=MASKS, height=120, elem_id="fixed")
     return SimpleNamespace(corrected=corrected, again=again, said=said)
 
 
@@ -257,7 +259,7 @@ def _step(title: str) -> None:
 
 
 def _files(label: str, types: list[str], name: str) -> gr.File:
-    return Uploads(label=label, file_types=types, file_count="multiple", height=150, elem_id=name)
+    return gr.File(label=label, file_types=types, file_count="multiple", height=150, elem_id=name)
 
 
 def _downloads(label: str, name: str) -> gr.File:

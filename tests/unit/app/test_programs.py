@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import gradio as gr
 from gradio.data_classes import FileData, ListFiles
 
-from app.ui.layout import Uploads
+import app.ui.layout  # noqa: F401
 from app.ui.programs import spell_out
 
 
@@ -26,7 +26,7 @@ def test_no_empty_file_lies_beside_an_upload(tmp_path, monkeypatch):
     """gradio's own component lets one lie there, each time an event takes the upload."""
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     files = [FileData(path=str(tmp_path / name)) for name in ("a.nii.gz", "b.nii.gz")]
-    several, one = Uploads(file_count="multiple"), Uploads()
+    several, one = gr.File(file_count="multiple"), gr.File()
     assert several.preprocess(ListFiles(files)) == [file.path for file in files]
     assert one.preprocess(files[0]) == files[0].path and one.preprocess(None) is None
     assert not list(tmp_path.iterdir())
