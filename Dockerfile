@@ -6,9 +6,16 @@
 FROM python:3.12-slim
 
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+COPY requirements.lock requirements-cuda.lock /locked/
+# Everything by its hashes, but for the CPU PyTorch by its version: PyTorch's own index names no hashes to a lock of PyPI.
+RUN pip install --no-cache-dir --require-hashes --no-deps -r /locked/requirements.lock \
+    && if [ "${TORCH_INDEX}" = https://pypi.org/simple ]; \
+    then pip install --no-cache-dir --require-hashes --no-deps -r /locked/requirements-cuda.lock; \
+    else pip install --no-cache-dir --no-deps --index-url "${TORCH_INDEX}" \
+        $(grep -oE '^torch(vision)?==[0-9.]+' /locked/requirements-cuda.lock); fi
 COPY . /source
-# To pip 2.13.0+cpu of that index is newer than PyPI's 2.13.0.
-RUN pip install --no-cache-dir --extra-index-url "${TORCH_INDEX}" /source \
+RUN pip install --no-cache-dir --no-deps --no-build-isolation /source \
+    && pip check \
     && useradd --create-home --uid 1000 iris
 
 USER 1000

@@ -132,10 +132,20 @@ class Service:
         return open_pool(folder, self.checkpoint, dataset.name, sources, dataset.case, grid, dataset.scheme, progress)
 
     def confidence(
-        self, references: Sequence[Case], query: Case, labels: np.ndarray, embedding: TaskEmbedding
+        self,
+        references: Sequence[Case],
+        query: Case,
+        labels: np.ndarray,
+        embedding: TaskEmbedding,
+        progress: Callable[[int, int], None] = lambda done, of: None,
     ) -> dict[str, float]:
-        """Class name → how well the roles swap: an estimate of quality where there is no truth."""
-        return self._confidence(references, query, labels, embedding)
+        """Class name → how well the roles swap: an estimate of quality where there is no truth.
+
+        progress: called before every window, may raise to end it; not where the GPU is lent.
+        """
+        if gpu.LENT:
+            return self._confidence(references, query, labels, embedding)
+        return confidence(self.checkpoint.model, references, query, labels, embedding, progress)
 
     def write_task(self, path: Path | str, embedding: TaskEmbedding, made_from: tuple[str, ...]) -> None:
         """Keep a task as a file. made_from: names of the references' files, for people who read it. See save_task."""

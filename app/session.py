@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from app.limits import GIB, Limits
 from app.results import Result
 from iris_core.case import InputError
 from iris_core.checkpoint import HERE, forget_the_dead
@@ -20,6 +21,7 @@ from iris_core.strategies import EncodedReference
 
 GRACE_S = 15  # a page that is loaded again finds everything as it was
 ARRIVAL_S = 3  # for the old page to be gone
+PROGRAM_S = 600  # a program, which never says that it leaves, keeps its place as long where others want it
 KEPT_S = 4 * 3600  # results and uploads are deleted when the page is closed, at the latest after this
 
 
@@ -44,7 +46,8 @@ class Sessions:
     stays on the server, except that it is part of the addresses of that visitor's own pictures and masks.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits = Limits()) -> None:  # noqa: B008 (frozen)
+        self.limits = limits
         forget_the_dead(Path(tempfile.gettempdir()))  # whose program was killed before it could delete it
         self.root = Path(tempfile.mkdtemp(prefix=f"{HERE}-{os.getpid()}-page-")).resolve()
         weakref.finalize(self, shutil.rmtree, self.root, ignore_errors=True)
@@ -55,8 +58,55 @@ class Sessions:
         self._results: dict[str, Result] = {}  # token → result
         self._uploads: dict[str, dict[Path, int]] = {}  # visitor → files, and when they were written
         self._desks: dict[str, Desk] = {}  # visitor → desk
+        self._seen: dict[str, float] = {}  # visitor → when they last did something
+        self._arriving = 0  # bytes of uploads under way
+        self._measured = 0.0, 0  # when, and bytes below the root
         self._keys: dict[str, str] = {}  # a browser tab's key → visitor
         self._leaving: dict[str, threading.Timer] = {}  # visitor → what will close their visit
+
+    def admit(self, visitor: str) -> None:
+        """Give a visitor a place, unless they have one. Raises InputError where all are taken.
+
+        A place that was not used for KEPT_S, by a program for PROGRAM_S, is free where it is wanted.
+        """
+        now, most = time.monotonic(), self.limits.visitors
+        with self._lock:
+            wanted = visitor not in self._seen and len(self._seen) >= most
+            pages = set(self._keys.values())
+            running = {v for v, token in self._tokens.items() if token not in self._results}
+            idle = {v for v, seen in self._seen.items() if now - seen > (KEPT_S if v in pages else PROGRAM_S)} - running
+        for other in idle if wanted else ():
+            self.close(other)
+        with self._lock:
+            if visitor not in self._seen and len(self._seen) >= most:
+                raise InputError(
+                    f"All places of this server are taken ({most} visitors at a time); try again in a few minutes"
+                )
+            self._seen[visitor] = now
+
+    def require_room(self, size: int = 0, measured_s: float = 0) -> None:
+        """Raise InputError where ``size`` more bytes go beyond what all visitors may have on disk, or beyond the disk.
+
+        measured_s: how old the measure may be, in seconds.
+        """
+        if time.monotonic() - self._measured[0] >= measured_s:
+            self._measured = time.monotonic(), _bytes_below(self.root)
+        left = self.limits.disk_gib * GIB - self._measured[1] - self._arriving
+        if size > min(left, shutil.disk_usage(self.root).free):
+            raise InputError(
+                f"The server has no room for this: all visitors together have {self.limits.disk_gib:g} GiB; remove"
+                " files that you no longer need, or try again in a few minutes"
+            )
+
+    def reserve(self, size: int) -> None:
+        """Room for an upload of ``size`` bytes, until ``release``. Raises InputError where there is none."""
+        self.require_room(size)
+        with self._lock:
+            self._arriving += size
+
+    def release(self, size: int) -> None:
+        with self._lock:
+            self._arriving -= size
 
     def desk(self, visitor: str) -> Desk:
         with self._lock:
@@ -80,7 +130,7 @@ class Sessions:
                 if timer := self._leaving.pop(former, None):
                     timer.cancel()
                     self._keys[key] = visitor
-                    for kept in (self._tokens, self._shown, self._uploads, self._desks):
+                    for kept in (self._tokens, self._shown, self._uploads, self._desks, self._seen):
                         if former in kept:
                             kept[visitor] = kept.pop(former)
                     return self._shown.get(visitor)
@@ -101,8 +151,9 @@ class Sessions:
     def opened(self, visitor: str) -> Iterator[tuple[str, Path]]:
         """A new token with an empty folder, which is deleted on the way out unless a result was kept for the token.
 
-        The visitor's former result stays until then.
+        The visitor's former result stays until then. Raises InputError where the disk has no room.
         """
+        self.require_room()
         token = secrets.token_urlsafe(32)
         folder = self.root / token
         folder.mkdir()
@@ -180,6 +231,7 @@ class Sessions:
             tokens = self._tokens.get(visitor), self._shown.get(visitor)
             uploads = self._uploads.pop(visitor, {})
             self._desks.pop(visitor, None)
+            self._seen.pop(visitor, None)
             self._leaving.pop(visitor, None)
             self._keys = {key: v for key, v in self._keys.items() if v != visitor}
             others = set().union(*self._uploads.values())
@@ -193,6 +245,17 @@ class Sessions:
     def without_folders(self, message: str) -> str:
         """A message with the names of uploaded and unpacked files instead of their places on the server."""
         return re.sub(re.escape(str(self.root)) + r"/[^/\s]+/((queries|references)/)?", "", message)
+
+
+def _bytes_below(folder: Path) -> int:
+    """Of all files, each once: slices of an upload are linked into its series."""
+    sizes = {}
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):  # deleted meanwhile
+                status = Path(place, name).lstat()
+                sizes[status.st_ino] = status.st_size
+    return sum(sizes.values())
 
 
 def _written(path: Path) -> int:

@@ -13,12 +13,12 @@ ROOT = Path(__file__).parents[1]
 PROJECT = "iris-segmentation"
 APP = '''"""`python app.py` opens the page; a Hugging Face Space starts here."""
 
-from app.ui import build, serve
+from app.ui import SPACES, build, serve
 
 demo = build({weights!r}, sample=True)
 
 if __name__ == "__main__":
-    serve(demo)
+    serve(demo, embed=[SPACES])
 '''
 README = """---
 title: Iris

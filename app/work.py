@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
 from app import exports
 from app.results import Result, Scan, keep_scan
 from app.service import Service
@@ -194,7 +196,7 @@ class Job:
         case, truth = self._read(query)
         values, names = tuple(self.references.values.values()), tuple(self.references.values)
         mask, corrected = self.folder / "masks" / name, self.inputs.corrected.get(self.uploads[query][0])
-        trust, more = {}, {}
+        trust, more, stopped = {}, {}, None
         if corrected:
             labels = read_reference(query, corrected).labels
         else:
@@ -205,8 +207,9 @@ class Job:
                 query_task.embedding, case, lambda done, of: at(f"window {done} of {of}", decoding * done / of)
             )
             if self.inputs.confidence and self.references.cases:
-                at("estimating the confidence", decoding)
-                trust = self.service.confidence(self.references.cases, case, labels, query_task.embedding)
+                trust, stopped = self._trust(
+                    case, labels, query_task.embedding, lambda: at("estimating the confidence", decoding)
+                )
             notes = {name: self._named(note) for name, note in query_task.notes.items()}
             more = {"notes": notes, "overlapping": query_task.embedding.overlapping, "task": query_task.embedding}
         structures = self._structures()
@@ -223,6 +226,18 @@ class Job:
                 self.segs.append(seg)
             except InputError as error:
                 self.failures.append(error)
+        if stopped:
+            raise stopped
+
+    def _trust(
+        self, case: Case, labels: np.ndarray, task: TaskEmbedding, go_on: Callable[[], None]
+    ) -> tuple[dict[str, float], Stopped | None]:
+        """The confidence in what was found, or why it was not estimated to its end: the mask is there all the same."""
+        try:
+            go_on()
+            return self.service.confidence(self.references.cases, case, labels, task, lambda *_: go_on()), None
+        except Stopped as stopped:
+            return {}, stopped
 
     def _structures(self) -> list[Structure]:
         """The classes with the colours of their mask's file, else the viewers'."""
@@ -235,7 +250,7 @@ class Job:
         if query in self.truths:
             try:
                 case = read_reference(query, self.truths[query])
-                return replace(case, labels=None, classes=()), case.labels
+                return replace(case, labels=None, classes=()), with_values_of(case, self.references.values)
             except InputError as error:
                 self.failures.append(error)
         return read_scan(query), None
@@ -274,6 +289,21 @@ class Job:
             rows=tuple(self.rows),
             query_count=len(self.targets),
         )
+
+
+def with_values_of(truth: Case, values: dict[str, int]) -> np.ndarray:
+    """The labels of a true mask with the values that a result gives its classes (name → value).
+
+    Where its file names structures as the result does, they are matched by name, and others are none of the result's;
+    else values mean the same in both.
+    """
+    if not any(c.name in values for c in truth.classes):
+        return truth.labels
+    labels = np.zeros(truth.labels.shape, np.int64)
+    for c in truth.classes:
+        if c.name in values:
+            labels[truth.labels == c.value] = values[c.name]
+    return labels
 
 
 def _write_task(service: Service, inputs: Inputs, embedding: TaskEmbedding, folder: Path) -> Path:

@@ -25,7 +25,8 @@ from iris_core.embeddings import MemoryBank
 from iris_core.intensity import SCHEMES
 from iris_core.model.iris import Iris, IrisConfig
 
-HERE = "iris-" + re.sub(r"\W", "", platform.node())[:20]  # with a process' number, in names of what is being written
+# This machine, whose name nobody need learn; with a process' number in names of what is being written.
+HERE = "iris-" + hashlib.sha256(platform.node().encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)

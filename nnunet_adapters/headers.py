@@ -19,9 +19,10 @@ from iris_core.case import LARGEST_MM, SMALLEST_MM, InputError, usable_sizes
 NIFTI = (".nii", ".nii.gz")
 ITK = (".nrrd", ".mha", ".mhd")
 ENDINGS = (*NIFTI, *ITK)
-MAX_VOXELS = 2**31  # 8 GiB as float32
+MAX_VOXELS = 2**31  # 8 GiB as float32; see limit_voxels
 MAX_HEADER_BYTES = 2**24
 MAX_ITK_HEADER_BYTES = 2**20  # ITK's parsers take the square of a header's lines: 97 s of 8 MB, 2 s of this
+_most_voxels = MAX_VOXELS
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 MAX_DEFLATE = 1032  # no deflate stream expands further, so a header that promises more is untrue
 # Patterns run over whole files of strangers: each byte is looked at a bounded number of times.
@@ -32,6 +33,16 @@ NRRD_FIELD = re.compile(rb"(?i)[\r\n][ \t\v\f]*data ?file\s*:")
 # where a message repeats a field of 900 bytes or more (NRRD); comments and values under keys of one's own may be long.
 META_DIMENSIONS = re.compile(rb"NDims(?! *= *[1-9] *(?:[\r\n]|\Z))")
 NRRD_LONG = re.compile(rb"(?<![^\r\n])(?!#|(?!NRRD)[^:\r\n]*:=)[^\r\n]{513}")
+
+
+def limit_voxels(voxels: int) -> None:
+    """From now on no file of more voxels is read in this process, by whichever reader: a server's limit."""
+    global _most_voxels
+    _most_voxels = voxels
+
+
+def most_voxels() -> int:
+    return _most_voxels
 
 
 def is_scan(path: Path) -> bool:
@@ -205,8 +216,8 @@ def _check_geometry(path: Path, shape: tuple[int, ...], spacing: np.ndarray, aff
 def _check_size(path: Path, voxels: int, need: int, held: int) -> None:
     if need > held:
         raise InputError(f"{path}: the header promises {need} bytes, the file holds at most {held}; it is cut off")
-    if voxels > MAX_VOXELS:
-        raise InputError(f"{path}: {voxels} voxels are more than the limit of {MAX_VOXELS}; crop the scan")
+    if voxels > most_voxels():
+        raise InputError(f"{path}: {voxels} voxels are more than the limit of {most_voxels()}; crop the scan")
 
 
 def itk_affine(direction, spacing_mm, origin_mm) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 
 from iris_core.case import InputError
 from nnunet_adapters.dicom_lengths import check_lengths
-from nnunet_adapters.headers import LPS_TO_RAS, MAX_DEFLATE, MAX_VOXELS, NIFTI, check_header, ending, itk_affine
+from nnunet_adapters.headers import LPS_TO_RAS, MAX_DEFLATE, NIFTI, check_header, ending, itk_affine, most_voxels
 
 
 def read_voxels(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -120,10 +120,10 @@ def read_dicom(folder: Path):
         size, normal = slices[0][2], slices[0][1]
         voxels = len(files) * int(np.prod(size, dtype=object))
         held = sum(Path(file).stat().st_size * (MAX_DEFLATE if Path(file).name in compressed else 1) for file in files)
-        if voxels > min(MAX_VOXELS, 8 * held):  # a voxel has a bit at least
+        if voxels > min(most_voxels(), 8 * held):  # a voxel has a bit at least
             raise InputError(
-                f"{folder}: {len(files)} slices of {size} are more than the limit of {MAX_VOXELS} voxels, or than their"
-                f" {held} bytes can hold"
+                f"{folder}: {len(files)} slices of {size} are more than the limit of {most_voxels()} voxels, or than"
+                f" their {held} bytes can hold"
             )
         gaps = np.diff([position @ normal for position, _, _ in slices])
         even = len(gaps) == 0 or (np.abs(gaps).min() > 0 and np.ptp(gaps) <= 0.02 * np.abs(gaps).max())

@@ -1,6 +1,8 @@
 """`iris app | serve`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from app.limits import Limits
 
 
 @dataclass(frozen=True)
@@ -15,12 +17,18 @@ class App:
     """Open with a sample already segmented."""
     open_browser: bool = True
     mcp: bool = False
-    """Offer the page's endpoints as tools of the Model Context Protocol too. Needs gradio[mcp]."""
+    """Offer the page's endpoints as tools of the Model Context Protocol too; then files that a program names
+    by a public address are fetched, of any size. Needs gradio[mcp]."""
+    embed: tuple[str, ...] = ()
+    """Sites whose pages may show this one in a frame, for example https://huggingface.co; by default none."""
+    limits: Limits = field(default_factory=Limits.of_environment)
+    """What visitors may take of this machine."""
 
     def run(self) -> int:
         from app.ui import launch
 
-        launch(self.weights, self.device, self.host, self.port, self.sample, self.open_browser, self.mcp)
+        place = self.host, self.port
+        launch(self.weights, self.device, *place, self.sample, self.open_browser, self.mcp, self.limits, self.embed)
         return 0
 
 
@@ -37,9 +45,11 @@ class Serve:
     token: str | None = None
     """Who does not send `Authorization: Bearer TOKEN` is refused. It goes over the network as it is: where others may
     listen, put a proxy with HTTPS before the server."""
+    limits: Limits = field(default_factory=Limits.of_environment)
+    """What callers may take of this machine."""
 
     def run(self) -> int:
         from app.ui.server import launch
 
-        launch(self.weights, self.device, self.host, self.port, self.token)
+        launch(self.weights, self.device, self.host, self.port, self.token, self.limits)
         return 0

@@ -1,5 +1,6 @@
 """The page."""
 
+from app.ui.guard import SPACES
 from app.ui.page import build, launch, serve
 
-__all__ = ["build", "launch", "serve"]
+__all__ = ["SPACES", "build", "launch", "serve"]

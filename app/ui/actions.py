@@ -31,6 +31,7 @@ SAMPLES = Path(__file__).parents[1] / "samples"
 MESSAGE = {"duration": 30}  # seconds that a message stays on the page
 CHECKED = 5  # queries that are read before the run
 REPLACED = InputError("Another run of the same visitor took its place; let one end before the next")
+MEASURED_S = 5  # how often a run looks at the room on disk
 FIELDS = 7  # of the values that inputs_of takes: those that a visitor fills in
 FIRST = 3  # remarks on them that are shown at once
 
@@ -50,6 +51,7 @@ class Actions:
         names = " ".join(f"{value}={name}" for value, name in entry["names"].items())
 
         def filled(request: gr.Request) -> list:
+            self.admit(request)
             folder = self.sessions.root / secrets.token_hex(32)
             folder.mkdir()
             copies = [
@@ -124,12 +126,21 @@ class Actions:
         )
         return said("good", text) + said("warn", *advice[:FIRST]) + more * (len(advice) > FIRST)
 
+    def admit(self, request: gr.Request) -> None:
+        """Raises gr.Error where there is no place for another visitor, or no room for files."""
+        try:
+            self.sessions.admit(request.session_hash)
+            self.sessions.require_room()
+        except InputError as error:
+            raise self.error(error) from error
+
     def note(self, inputs: Inputs, request: gr.Request) -> None:
         files = (*inputs.references, *inputs.masks, *inputs.tasks, *inputs.queries, *inputs.truths)
         self.sessions.note_uploads(request.session_hash, files)
 
     def run(self, request: gr.Request, token, progress=gr.Progress(), *values):  # noqa: B008
         """Segment all queries: status, cancel, token, what in_sight gives, masks, extras, views."""
+        self.admit(request)
         started = time.monotonic()
         stop = self._stops.setdefault(request.session_hash, threading.Event())
         former = self.sessions.find(token)
@@ -183,6 +194,7 @@ class Actions:
             raise self.error(
                 InputError("Show a reference scan with its mask first (step 1), a saved task, or a known structure")
             )
+        self.admit(request)
         self.note(inputs, request)
         cache = self.sessions.desk(request.session_hash).cache
         with self.sessions.opened(request.session_hash) as (token, folder):
@@ -190,6 +202,7 @@ class Actions:
             def go_on(what: str, share: float) -> None:
                 if not self.sessions.wanted(token):
                     raise Stopped
+                self.sessions.require_room(measured_s=MEASURED_S)
                 report(what, share)
 
             try:

@@ -23,6 +23,7 @@ class Bench:
         """A page has been loaded, perhaps again: whether it was, token, what was filled in, what in_sight gives,
         status, masks and extras to take away."""
         token = self.sessions.arrive(request.session_hash, key)
+        self.actions.admit(request)
         fields = self.sessions.desk(request.session_hash).fields
         if not fields:
             return gr.skip()
@@ -36,6 +37,7 @@ class Bench:
     def preview(self, request: gr.Request, token, *values):
         """The uploads as they are: token, what in_sight gives. What cannot be read is said elsewhere."""
         visitor = request.session_hash
+        self.actions.admit(request)
         self.sessions.desk(visitor).fields = values[:FIELDS]
         if self.sessions.busy(visitor):  # the run shows them when it ends
             return gr.skip()
@@ -48,9 +50,9 @@ class Bench:
             else:
                 former = self.sessions.result(token)
                 self.sessions.change(token, preview(former.folder, inputs, former))
+            result = self.sessions.result(token)
         except (InputError, gr.Error):
             return gr.skip()
-        result = self.sessions.result(token)
         return token, *in_sight(result, len(result.scans) - 1 if result.scans else None)
 
     def correct(self, token, scan, corrected, request: gr.Request):

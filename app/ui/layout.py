@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import gradio as gr
+from gradio.data_classes import FileData, ListFiles
 
 from app.service import Service
 from app.ui.looks import DARK
@@ -37,6 +38,18 @@ WHEN = {
     "image_retrieval": "Right for many references that differ as whole images (scanner, age): the nearest serve all.",
     "tuning": "Right for many queries and a little patience: the task is fitted to the references first.",
 }
+
+
+def paths_of(files: gr.File, uploads: ListFiles | FileData | None) -> list[str] | str | None:
+    """What gr.File makes of uploads; but it lets an empty file lie beside each, and refuses endings before an event
+    knows of them."""
+    if uploads is None:
+        return None
+    paths = [upload.path for upload in ([uploads] if isinstance(uploads, FileData) else uploads)]
+    return paths if files.file_count == "multiple" else paths[0]
+
+
+gr.File.preprocess = paths_of  # beside a class of our own gradio would write a .pyi
 
 
 def head() -> None:

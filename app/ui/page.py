@@ -1,6 +1,7 @@
 """The page: its sections, and what each event does with which of their components."""
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -9,55 +10,29 @@ from importlib import import_module
 from importlib.util import find_spec
 
 import gradio as gr
-from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
-from starlette.responses import PlainTextResponse
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
+from app.limits import GIB, Limits
 from app.service import Service
 from app.session import KEPT_S, Sessions
 from app.ui import layout
 from app.ui.actions import SAMPLES, Actions
 from app.ui.bench import Bench
+from app.ui.guard import Files, Guard, Room, fetch_nothing
 from app.ui.looks import CSS, HEAD, KEY, THEME
 from app.ui.programs import Programs, spell_out
 from app.ui.views import Views
 from app.ui.workbench import FOLDER, ROUTE, Workbench
 from app.viewers.slices import PLANES
 from iris_core.case import InputError
+from nnunet_adapters.headers import limit_voxels
 
 AT_ONCE = 2  # visitors whose runs proceed side by side, so that a big volume does not block everybody
 PRIVATE = {"api_visibility": "private"}
 QUIET = PRIVATE | {"show_progress": "hidden"}
 LIVE = QUIET | {"trigger_mode": "always_last", "concurrency_limit": None}
-
-
-class Files:
-    """ASGI middleware: scans and masks are not left in the browser's cache; one that was deleted with its visitor while
-    it was asked for is not found, and no error of the server."""
-
-    def __init__(self, app) -> None:
-        self.app = app
-
-    async def __call__(self, scope, receive, send) -> None:
-        begun = False
-
-        async def send_uncached(message) -> None:
-            nonlocal begun
-            if message["type"] == "http.response.start":
-                begun = True
-                MutableHeaders(scope=message)["Cache-Control"] = "no-store"
-            await send(message)
-
-        if "/file=" not in scope.get("path", ""):
-            return await self.app(scope, receive, send)
-        try:
-            await self.app(scope, receive, send_uncached)
-        except RuntimeError as error:  # starlette's, of a file that is gone
-            if begun or "does not exist" not in str(error):
-                raise
-            await PlainTextResponse("Not found", 404)(scope, receive, send)
 
 
 SETTINGS = {
@@ -68,19 +43,30 @@ SETTINGS = {
     "ssr_mode": False,
     "run_history": False,
     "footer_links": [],
-    "max_file_size": "2gb",
     "allowed_paths": [str(SAMPLES)],
 }
 
 
-def launch(weights: str, device: str, host: str, port: int, sample: bool, open_browser: bool, mcp: bool) -> None:
-    """Build the page and serve it."""
+def launch(
+    weights: str,
+    device: str,
+    host: str,
+    port: int,
+    sample: bool,
+    open_browser: bool,
+    mcp: bool,
+    limits: Limits,
+    embed: Sequence[str],
+) -> None:
+    """Build the page and serve it. embed: origins whose pages may show it in a frame."""
+    if wrong := [origin for origin in embed if not re.fullmatch(r"https?://[\w.-]+(:\d+)?", origin)]:
+        raise InputError(f"--embed must be addresses like https://huggingface.co, without a path, got {wrong}")
     if mcp and not find_spec("mcp"):
         raise InputError("--mcp needs gradio's own set of packages: pip install 'gradio[mcp]'")
-    page = build(weights, device, sample)
+    page = build(weights, device, sample, limits)
     if mcp:
         spell_out(page)
-    serve_at(host, port, page, inbrowser=open_browser, mcp_server=mcp)
+    serve_at(host, port, page, embed=embed, inbrowser=open_browser, mcp_server=mcp)
 
 
 def serve_at(host: str, port: int, page: gr.Blocks, **options) -> None:
@@ -91,22 +77,32 @@ def serve_at(host: str, port: int, page: gr.Blocks, **options) -> None:
         raise InputError(f"--port and --host must be free to use, got {port} and {host} ({error})") from error
 
 
-def serve(page: gr.Blocks, middleware: Sequence[Middleware] = (), **options) -> None:
-    """Serve until interrupted or terminated; then everything that visitors left is deleted."""
+def serve(page: gr.Blocks, middleware: Sequence[Middleware] = (), embed: Sequence[str] = (), **options) -> None:
+    """Serve what ``build`` made until interrupted or terminated; then everything that visitors left is deleted.
+
+    embed: origins whose pages may show this one in a frame.
+    """
+    sessions = page.sessions
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     routes = [Mount(ROUTE, app=StaticFiles(directory=FOLDER))]
-    app = {"middleware": [Middleware(Files), *middleware], "routes": routes}
-    page.launch(**SETTINGS, app_kwargs=app, **options)
+    guard = [Middleware(Guard, embed=embed), *middleware, Middleware(Room, sessions=sessions), Middleware(Files)]
+    if not options.get("mcp_server"):  # its clients can send no file
+        fetch_nothing(page)
+    options |= {"app_kwargs": {"middleware": guard, "routes": routes}}
+    page.launch(**SETTINGS, max_file_size=round(sessions.limits.upload_gib * GIB), **options)
 
 
-def build(weights: str = "iris-small", device: str = "auto", sample: bool = False) -> gr.Blocks:
-    """The page with its own model, for serve(). sample: begin with a sample, segmented.
+def build(
+    weights: str = "iris-small", device: str = "auto", sample: bool = False, limits: Limits | None = None
+) -> gr.Blocks:
+    """The page with its own model, for serve(). sample: begin with a sample, segmented. limits: by default the
+    environment's.
 
-    Raises InputError if the weights cannot be used.
+    Raises InputError if the weights or the limits cannot be used.
     """
     # Seconds to import, and wanted only to measure: it comes in while the page is opened.
     threading.Thread(target=import_module, args=("monai.metrics",), daemon=True).start()
-    actions = new_actions(weights, device)
+    actions = new_actions(weights, device, limits or Limits.of_environment())
     sessions = actions.sessions
 
     with gr.Blocks(title="Iris", analytics_enabled=False, delete_cache=(600, KEPT_S)) as page:
@@ -137,12 +133,22 @@ def build(weights: str = "iris-small", device: str = "auto", sample: bool = Fals
         arriving(page, bench, views, sample, token, restored, show, look)
         programs(Programs(actions), shown, choose, inputs)
         page.unload(actions.close)
-    return page.queue(default_concurrency_limit=1)
+    return ready(page, sessions)
 
 
-def new_actions(weights: str, device: str) -> Actions:
-    """With a model and visitors of their own. Raises InputError if the weights cannot be used."""
-    sessions = Sessions()
+def ready(page: gr.Blocks, sessions: Sessions) -> gr.Blocks:
+    """With a queue, and with the visitors for serve()."""
+    page.sessions = sessions
+    return page.queue(default_concurrency_limit=1, max_size=sessions.limits.queue)
+
+
+def new_actions(weights: str, device: str, limits: Limits) -> Actions:
+    """With a model and visitors of their own; from now on no larger scan is read in this process.
+
+    Raises InputError if the weights cannot be used.
+    """
+    sessions = Sessions(limits)
+    limit_voxels(limits.voxels)
     os.environ["GRADIO_TEMP_DIR"] = str(sessions.root)  # uploads too: private, and deleted at the end
     return Actions(Service(weights, device), sessions)
 

@@ -79,6 +79,7 @@ class Programs:
     ):
         """Write what references with their masks, or known classes, show as a task file, to segment with later."""
         inputs = self.actions.inputs(references, masks, names, tasks, classes, None, None, strategy, grid, False)
+        self.actions.admit(request)
         self.actions.note(inputs, request)
         with self.actions.sessions.opened(request.session_hash) as (token, folder):
             try:

@@ -6,7 +6,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
@@ -16,10 +16,11 @@ from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 
+from app.limits import Limits
 from app.session import KEPT_S
 from app.ui import layout
 from app.ui.actions import Actions
-from app.ui.page import new_actions, programs, serve_at, shown_of
+from app.ui.page import new_actions, programs, ready, serve_at, shown_of
 from app.ui.programs import Programs
 from iris_core.case import InputError
 
@@ -106,21 +107,16 @@ class Calls(Programs):
         return [str(Path(file).rename(folder / Path(file).name)) for file in files]
 
 
-def launch(weights: str, device: str, host: str, port: int, token: str | None) -> None:
+def launch(weights: str, device: str, host: str, port: int, token: str | None, limits: Limits) -> None:
     """Serve until interrupted or terminated. token: printable ASCII without spaces, or None for no check."""
     if token is not None and not re.fullmatch(r"[!-~]+", token):
         raise InputError(
             "--token must be letters, digits and signs of ASCII without spaces, at least one; choose another"
         )
-    actions = new_actions(weights, device)
+    actions = new_actions(weights, device, limits)
     middleware = [Middleware(Token, token=token)] if token else []
     middleware.append(Middleware(Fetched, root=actions.sessions.root))
     serve_at(host, port, build(actions), middleware=middleware)
-
-
-def paths_of(uploads: Iterable | None) -> list[str] | None:
-    """What gr.File makes of uploads; but it lets an empty file lie beside each, and refuses endings before the call."""
-    return None if uploads is None else [upload.path for upload in uploads]
 
 
 def as_given(chosen):
@@ -138,8 +134,6 @@ def build(actions: Actions) -> gr.Blocks:
         inputs = [*shown, run.queries, run.truths, choose.strategy, choose.grid, choose.confidence, *choose.options]
         programs(Calls(actions), shown, choose, inputs)
     for block in server.blocks.values():
-        if isinstance(block, gr.File):
-            block.preprocess = paths_of
-        elif isinstance(block, gr.Dropdown | gr.Radio):
+        if isinstance(block, gr.Dropdown | gr.Radio):
             block.preprocess = as_given
-    return server.queue(default_concurrency_limit=1)
+    return ready(server, actions.sessions)

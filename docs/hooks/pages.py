@@ -14,6 +14,7 @@ from mkdocs.structure.files import File
 ROOT = Path(__file__).parents[2]
 OUTSIDE = {  # file of the repository → page or picture of the site
     "CHANGELOG.md": "changelog.md",
+    "SECURITY.md": "security.md",
     "weights/TRAINING.md": "training.md",
     "weights/iris-small/README.md": "model-card.md",
     "clients/python/README.md": "client-python.md",
@@ -40,7 +41,7 @@ def on_page_markdown(markdown, page, config, files):
     def linked(match: re.Match) -> str:
         """From where a file lies in the repository to where it is on the site."""
         target = os.path.normpath(here / match[1])
-        return f"]({OUTSIDE.get(target, match[1])})"
+        return f"]({OUTSIDE.get(target) or (target.removeprefix('docs/') if target.startswith('docs/') else match[1])})"
 
     return re.sub(r"\]\((?!https?:|#)([^)#\s]+)\)", linked, markdown).replace(HELP, helps() if HELP in markdown else "")
 

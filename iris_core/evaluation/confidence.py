@@ -4,7 +4,7 @@ That alone is fooled by a reference that does not belong to the query: a wrong p
 from. So it counts as much as what was found looks like what was shown.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch.nn.functional as F
@@ -20,13 +20,19 @@ LIKENESS = 4  # ours: of 1, 4 and 8 the one that keeps good results above 0.5 an
 
 
 def confidence(
-    model: Iris, references: Sequence[Case], query: Case, labels: np.ndarray, embedding: TaskEmbedding
+    model: Iris,
+    references: Sequence[Case],
+    query: Case,
+    labels: np.ndarray,
+    embedding: TaskEmbedding,
+    progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> dict[str, float]:
     """Class name → Dice of the reference's true mask and what the query's prediction, shown as a mask, finds in it,
     times the likeness of the two: cosine of T_f (Eq. 2) to the power of LIKENESS.
 
     labels: the prediction, on the query's grid. The first reference that shows a class speaks for it. 0 for a class
     that was not found; one that no reference shows is left out, and so are all where classes are overlapping regions.
+    progress: called before every window of every pass, with steps of the pass done, all; may raise to end it.
     """
     if embedding.overlapping:
         return {}
@@ -39,8 +45,9 @@ def confidence(
         if not asked:
             continue
         if found and back is None:
-            back = encode_at(model, shown, embedding.spacing_mm, embedding.scheme, bool(embedding.overviews))
-        predicted = segment(model, back, reference) if back else np.zeros(reference.image.shape, np.int32)
+            scale = embedding.spacing_mm, embedding.scheme, bool(embedding.overviews)
+            back = encode_at(model, shown, *scale, progress)
+        predicted = segment(model, back, reference, progress) if back else np.zeros(reference.image.shape, np.int32)
         value = dict(zip(embedding.names, embedding.values, strict=True))
         for c in asked:
             returned = dice(predicted == value[c.name], c.mask(reference.labels)) if c.name in found else 0.0

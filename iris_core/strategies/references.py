@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -80,8 +80,12 @@ def encode_all(context: Context) -> Library:
     if context.references:
         spacing_mm, scheme = shared_scale(context.model, context.references, context.grid, context.scheme)
     for reference in context.references:
-        context.progress(len(encoded), len(context.references))
-        embedding = encode_at(context.model, reference, spacing_mm, scheme, context.grid == "auto")
+
+        def progress(*_: int, done: int = len(encoded)) -> None:
+            context.progress(done, len(context.references))
+
+        progress()
+        embedding = encode_at(context.model, reference, spacing_mm, scheme, context.grid == "auto", progress)
         encoded.append(EncodedReference(reference.name, embedding))
     return Library([*encoded, *context.encoded])
 
@@ -102,10 +106,18 @@ class ReferenceWindow:
 
 
 @torch.inference_mode()
-def encode_at(model: Iris, reference: Case, spacing_mm: float, scheme: str, levels: bool) -> TaskEmbedding:
+def encode_at(
+    model: Iris,
+    reference: Case,
+    spacing_mm: float,
+    scheme: str,
+    levels: bool,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> TaskEmbedding:
     """T of every class of a reference, at a working spacing; with ``levels`` at coarser and finer ones too.
 
     A mask larger than a window is encoded window by window (no overlap) and averaged by each class's volume in them.
+    progress: called before every window, with spacings done, all.
     """
     classes = reference.present()
     volumes = Volumes.of(reference, scheme)
@@ -113,15 +125,17 @@ def encode_at(model: Iris, reference: Case, spacing_mm: float, scheme: str, leve
     detail_mm = max(spacing_mm * DETAIL, min(volumes.spacing_mm) / 2)
     finer = [detail_mm] if levels and detail_mm < 0.9 * spacing_mm else []
     tasks = []
-    for working_mm in (spacing_mm, *coarser, *finer):
+    spacings_mm = spacing_mm, *coarser, *finer
+    for working_mm in spacings_mm:
         parts, weights = [], []
         for window in reference_windows(model, volumes, working_mm):
+            progress(len(tasks), len(spacings_mm))
             with precision(window.image.device):
                 parts.append(model.encode_task(model.encode_image(window.image), window.masks, window.box))
             weights.append(window.masks[0].sum((1, 2, 3)))
         task = combine(parts, torch.stack(weights))
         tasks.append(thinned(task).rounded())
-    working, *others = (Level(task, mm) for task, mm in zip(tasks, (spacing_mm, *coarser, *finer), strict=True))
+    working, *others = (Level(task, mm) for task, mm in zip(tasks, spacings_mm, strict=True))
     return TaskEmbedding(
         task=working.task,
         values=tuple(c.value for c in classes),

@@ -8,7 +8,7 @@ import numpy as np
 from iris_core import __version__
 from iris_core.case import Case, InputError
 from iris_core.checkpoint import write_atomically
-from nnunet_adapters.headers import LPS_TO_RAS, MAX_VOXELS
+from nnunet_adapters.headers import LPS_TO_RAS, most_voxels
 from nnunet_adapters.masks.dicom_files import SERIES_NUMBER, check_frame, opened, plain_name, source_slices
 from nnunet_adapters.masks.mask import Mask, Structure, check_names, found
 from nnunet_adapters.masks.snomed import Meaning, meaning_of
@@ -74,7 +74,7 @@ def _check_size(path: Path, dataset, scan: Case) -> None:
 
 
 def _check_voxels(path: Path, voxels: int, scan: Case) -> None:
-    limit = min(MAX_VOXELS, MAX_RATIO * scan.image.size)
+    limit = min(most_voxels(), MAX_RATIO * scan.image.size)
     if voxels > limit:
         raise InputError(f"{path}: spans {voxels} voxels, its scan {scan.name} has {scan.image.size}; is it another's?")
 

@@ -14,6 +14,8 @@ from pathlib import Path
 os.environ |= {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
 CONTEXT = multiprocessing.get_context("forkserver")
 IMPORTED = ["app.cli", "app.service", "app.report", "app.space", "app.viewers.atlas", "iris_core.training.loop"]
+IMPORTED += ["matplotlib.pyplot", "plotly.graph_objects", "sklearn.manifold", "torch.utils.tensorboard"]
+IMPORTED += ["iris_core.data.synthesis", "pytorch_optimizer", "monai.metrics.surface_distance"]
 IMPORTED += ["nnunet_adapters.folder", "nnunet_adapters.new_dataset", "nnunet_adapters.raw", "monai.metrics"]
 CONTEXT.set_forkserver_preload(IMPORTED)
 PATIENCE_S = 300
@@ -56,6 +58,7 @@ def iris(arguments: list[str], log: Path, most_bytes: int | None = None) -> tupl
 
 def _main(arguments: list[str], log: Path, most_bytes: int | None) -> None:
     os.setsid()
+    multiprocessing.set_start_method("fork", force=True)  # as in a process that was not forked by a server
     said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(said, 1)
     os.dup2(said, 2)

@@ -23,6 +23,7 @@ from app.cli import COMMANDS, main
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
     "README.md",
+    "SECURITY.md",
     *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md")),
     "weights/iris-small/README.md",
     *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "clients").glob("*/README.md")),

@@ -1,9 +1,14 @@
 """What a stranger installs: the same everywhere, and complete."""
 
+import re
 import tomllib
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from iris_core import __version__
 
@@ -52,3 +57,54 @@ def test_released_weights_are_whole_and_small():
         names = {p.name for p in folder.iterdir() if not p.name.startswith(".")}
         assert names == {"model.safetensors", "config.json", "bank.safetensors", "training.json", "README.md"}
         assert (folder / "model.safetensors").stat().st_size <= 16.1e6
+
+
+def locked() -> dict[str, tuple[Version, str]]:
+    """Name → version and the entry of everything in the lock files."""
+    text = "".join((ROOT / name).read_text("utf-8") for name in ("requirements.lock", "requirements-cuda.lock"))
+    entries = re.findall(r"^[^\s#].*\n(?: .*\n)*", text, re.MULTILINE)
+    named = [(re.match(r"([\w.-]+)==([\w.+!-]+)", entry), entry) for entry in entries]
+    assert all(match for match, _ in named)
+    return {canonicalize_name(match[1]): (Version(match[2]), entry) for match, entry in named}
+
+
+def test_everything_that_is_locked_has_hashes():
+    for name, (_, entry) in locked().items():
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}\b", entry), name
+
+
+IMAGE = {"python_version": "3.12", "python_full_version": "3.12.0"}  # the Dockerfile's
+
+
+def wanted_by(requirement: Requirement, version: Version) -> list[Requirement]:
+    """What a locked package wants in turn; of one that is not installed here in this version that is not known."""
+    try:
+        there = distribution(requirement.name)
+    except PackageNotFoundError:
+        return []
+    lines = (there.requires or ()) if Version(there.version).public == version.public else ()
+    found = map(Requirement, lines)
+    extras = ("", *requirement.extras)
+    return [r for r in found if r.marker is None or any(r.marker.evaluate(IMAGE | {"extra": e}) for e in extras)]
+
+
+def test_the_lock_is_of_these_dependencies_and_whole():
+    lock, seen = locked(), set()
+    wanted = [Requirement(line) for line in PROJECT["project"]["dependencies"]]
+    while wanted:
+        requirement = wanted.pop()
+        version, _ = lock[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version, prereleases=True), f"{requirement}, got {version}"
+        if str(requirement) not in seen:
+            seen.add(str(requirement))
+            wanted += wanted_by(requirement, version)
+    assert len(seen) > 100
+
+
+def test_the_image_is_made_of_what_is_locked():
+    dockerfile = (ROOT / "Dockerfile").read_text("utf-8")
+    ignored = (ROOT / ".dockerignore").read_text("utf-8").split()
+    for name in ("requirements.lock", "requirements-cuda.lock"):
+        assert f"--require-hashes --no-deps -r /locked/{name}" in dockerfile and f"!{name}" in ignored
+    assert re.findall(r"pip install(?!.*--no-deps)", dockerfile) == []
+    assert {"torch", "torchvision"} <= set(re.findall(r"^(\w+)==", (ROOT / name).read_text("utf-8"), re.MULTILINE))

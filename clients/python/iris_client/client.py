@@ -143,6 +143,8 @@ class Client:
         response.read()
         if response.status_code == 413:
             raise InputError(f"a scan is larger than the server takes: {response.text}")
+        if response.status_code in (503, 507):  # its queue is full, or its disk
+            raise ServerError(f"the server is busy: {response.text}")
         raise ServerError(
             f"{response.url}: must be an `iris serve`, answered {response.status_code} {response.text[:200]}"
         )

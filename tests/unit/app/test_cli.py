@@ -131,6 +131,30 @@ def test_a_mask_that_cannot_be_written_is_the_failure_of_its_query(segment, scan
     }
 
 
+def test_a_scan_that_changes_while_it_is_segmented_leaves_no_mask(segment, scan, monkeypatch, tmp_path, capsys):
+    """Its mask would have the new scan's header and the old one's labels."""
+    from nnunet_adapters import outputs
+
+    real, query = outputs.write_mask, tmp_path / "query.nii.gz"
+    query.write_bytes(scan[0].read_bytes())
+
+    def replaced_before(labels, like, output, structures):
+        if like == query:
+            other = tmp_path / "other.nii.gz"
+            nibabel.save(nibabel.Nifti1Image(nibabel.load(scan[0]).get_fdata(), np.diag([9.0, 9, 9, 1])), other)
+            other.replace(query)
+        real(labels, like, output, structures)
+
+    monkeypatch.setattr(outputs, "write_mask", replaced_before)
+    code, out = segment(query, scan[1])
+    assert code == 1
+    assert "was changed while it was segmented; run again for its mask" in capsys.readouterr().err
+    assert not (out / "query.nii.gz").exists() and (out / "mask.nii.gz").is_file()
+    monkeypatch.setattr(outputs, "write_mask", real)
+    assert segment(query, scan[1], extra=("--continue",))[0] == 0
+    assert nibabel.load(out / "query.nii.gz").affine[0, 0] == 9
+
+
 def test_a_killed_run_continues_without_loss(scan, tiny_weights, tmp_path):
     """Killed half-way through a folder: no half-written mask, and the second run does the rest, each once. A mask that
     the first run could not list any more, with its volumes, is made anew."""

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from app.cli import main
 from app.session import Sessions
 from app.ui import server
-from app.ui.page import Files
+from app.ui.guard import Files
 from app.ui.server import Calls
 
 

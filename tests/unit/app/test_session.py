@@ -1,5 +1,8 @@
 """Visitors see their own results only, and what they leave is deleted."""
 
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 
@@ -9,6 +12,7 @@ from app import session
 from app.results import Result
 from app.session import Sessions
 from iris_core.case import InputError
+from iris_core.checkpoint import HERE
 
 
 def some_result(folder) -> Result:
@@ -35,6 +39,17 @@ def test_a_token_leads_to_its_result_and_nothing_else_does():
     for other in (None, "", "ann", "../" + ann):
         with pytest.raises(InputError, match="no longer kept"):
             sessions.result(other)
+
+
+def test_what_a_killed_server_kept_is_deleted_by_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    patient = tmp_path / f"{HERE}-{killed.pid}-page-x" / "token" / "scan.nii.gz"
+    patient.parent.mkdir(parents=True)
+    patient.write_text("scan")
+    sessions = Sessions()
+    assert list(tmp_path.iterdir()) == [sessions.root]
 
 
 def test_results_are_deleted_when_replaced_expired_or_left():

@@ -19,8 +19,8 @@ from app.results import Result, index_of
 from app.service import Service
 from app.ui.actions import split_names
 from app.ui.tables import outcome, scans_table, structures_table
-from app.work import Inputs, Stopped, encode, run
-from iris_core.case import InputError
+from app.work import Inputs, Stopped, encode, run, with_values_of
+from iris_core.case import Case, InputError, plain_classes
 from nnunet_adapters.folder import segment_queries
 from nnunet_adapters.images import read_reference
 
@@ -61,7 +61,23 @@ def test_masks_are_those_of_the_command_line(ran, service, sample, tmp_path):
     assert len(np.unique(ours.dataobj)) > 1
     assert np.array_equal(ours.dataobj, theirs.dataobj) and ours.header == theirs.header
     shares = [share for _, share in steps]
-    assert shares == sorted(shares) and shares[0] == 0 and "a patient.nii.gz, window" in steps[-2][0]
+    said = list(dict.fromkeys(what for what, _ in steps))
+    assert shares == sorted(shares) and shares[0] == 0 and "a patient.nii.gz, window" in said[-2]
+
+
+def test_cancel_ends_the_confidence_too_and_keeps_the_mask(ran, service, sample, tmp_path):
+    estimating = []
+
+    def progress(what: str, share: float) -> None:
+        estimating.extend([what] * ("confidence" in what))
+        if len(estimating) == 3:
+            raise Stopped
+
+    query = shutil.copy(sample / "query.nii.gz", tmp_path / "a patient.nii.gz")
+    result = run(service, tmp_path, ask(sample, [query, sample / "reference.nii.gz"]), progress)
+    assert result.stopped and len(estimating) == 3
+    (found,) = result.queries
+    assert found.confidence == {} and np.array_equal(found.labels, ran[0].queries[0].labels)
 
 
 def test_viewers_get_both_scans_with_compact_labels(ran, sample):
@@ -74,6 +90,22 @@ def test_viewers_get_both_scans_with_compact_labels(ran, sample):
     assert query.image.shape == query.labels.shape == nibabel.load(sample / "query.nii.gz").shape
     voxel_ml = np.prod(given.header.get_zooms()) / 1000
     assert reference.volumes_ml["Anterior"] == pytest.approx((np.asarray(given.dataobj) == 1).sum() * voxel_ml)
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        ({1: "liver", 2: "spleen"}, [0, 1, 2]),
+        ({1: "spleen", 2: "liver"}, [0, 2, 1]),
+        ({1: "kidney", 2: "liver"}, [0, 0, 1]),  # its 1 is not the result's
+        ({1: "kidney", 2: "Liver"}, [0, 1, 2]),  # other words, perhaps of the same
+        ({}, [0, 1, 2]),
+    ],
+)
+def test_a_true_mask_is_measured_by_names_where_it_names_structures_alike(named, expected):
+    labels = np.arange(3).reshape(3, 1, 1)
+    truth = Case(np.zeros((3, 1, 1), np.float32), np.eye(4), labels, plain_classes(labels, named), name="truth")
+    assert with_values_of(truth, {"liver": 1, "spleen": 2}).ravel().tolist() == expected
 
 
 def test_a_true_mask_gives_scores_and_errors(ran, sample):

@@ -222,12 +222,15 @@ def test_files_that_cannot_be_read_are_named(sample, tmp_path):
         iris_client.read_reference(sample / "query.nii.gz", sample / "reference_mask.nii.gz")
 
 
-def test_uploads_have_a_limit(tmp_path):
-    code = "from app.ui import page; page.SETTINGS['max_file_size'] = '10kb'; from app.cli import main; main()"
-    for address in browser_page.serve(["-c", code, "serve", "--port", "PORT"], tmp_path):
+@pytest.mark.parametrize(
+    ("limit", "said"), [("upload-gib", "larger than the server takes"), ("disk-gib", "busy: The server has no room")]
+)
+def test_uploads_have_a_limit(tmp_path, limit, said):
+    command = ["-m", "app.cli", "serve", "--port", "PORT", f"--limits.{limit}", str(10000 / 2**30)]
+    for address in browser_page.serve(command, tmp_path):
         with urllib.request.urlopen(address) as page:
             assert b"Iris" in page.read()
-        with Client(address) as client, pytest.raises(iris_client.InputError, match="larger than the server takes"):
+        with Client(address) as client, pytest.raises(iris_client.IrisError, match=said):
             client.encode(some_case(), some_case(image=np.random.default_rng(0).normal(size=(24, 24, 24))))
         (root,) = tmp_path.glob("iris-*-page-*")
         assert list(root.iterdir()) == []

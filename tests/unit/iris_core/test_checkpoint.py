@@ -1,0 +1,72 @@
+"""How files are written: whole or not at all, and by one process at a time where that matters."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from iris_core.case import InputError
+from iris_core.checkpoint import HERE, WriteError, forget_the_dead, held, require_new, write_atomically
+
+
+def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = tmp_path / f".{HERE}-{dead.pid}-1.nii.gz", tmp_path / f".{HERE}-{dead.pid}-2"
+    left[0].write_text("half")
+    (left[1] / "inside").mkdir(parents=True)
+    others = tmp_path / f".{HERE}-{os.getpid()}-1.nii.gz", tmp_path / ".iris-elsewhere-99-1.csv", tmp_path / "mine"
+    for path in others:
+        path.write_text("stays")
+    write_atomically(tmp_path / "new.json", lambda temporary: temporary.write_text("{}"))
+    assert sorted(tmp_path.iterdir()) == sorted([*others, tmp_path / "new.json"])
+
+
+def test_a_folder_is_written_as_a_whole(tmp_path):
+    def write(temporary, fails: bool) -> None:
+        temporary.mkdir()
+        (temporary / "first").write_text("1")
+        if fails:
+            raise OSError(28, "No space left on device")
+
+    target = tmp_path / "space"
+    with pytest.raises(WriteError, match="space: cannot be written: No space left on device; make room"):
+        write_atomically(target, lambda temporary: write(temporary, True))
+    assert not list(tmp_path.iterdir())
+    target.mkdir()  # an empty one may be there
+    require_new(target)
+    write_atomically(target, lambda temporary: write(temporary, False))
+    assert [path.name for path in target.iterdir()] == ["first"]
+    with pytest.raises(InputError, match="must be a new or an empty folder"):
+        require_new(target)
+
+
+def test_a_long_name_can_be_written(tmp_path):
+    path = tmp_path / f"{'a' * 247}.nii.gz"[-255:]
+    write_atomically(path, lambda temporary: temporary.write_text(temporary.name))
+    assert path.read_text().endswith(".nii.gz")
+
+
+def test_where_no_folder_can_be_it_is_a_message(tmp_path):
+    (tmp_path / "file").write_text("")
+    for attempt in (lambda: write_atomically(tmp_path / "file" / "x.json", lambda _: None), lambda: enter(tmp_path)):
+        with pytest.raises(WriteError, match="cannot be written"):
+            attempt()
+
+
+def enter(tmp_path) -> None:
+    with held(tmp_path / "file" / "run"):
+        pass
+
+
+def test_one_process_at_a_time(tmp_path):
+    with held(tmp_path), pytest.raises(InputError, match="another process writes there"), held(tmp_path):
+        pass
+    with held(tmp_path):
+        pass
+
+
+@pytest.fixture(autouse=True)
+def anew():
+    forget_the_dead.cache_clear()
