@@ -3,7 +3,9 @@
 import csv
 import gzip
 import json
+import sqlite3
 import zipfile
+from contextlib import closing
 from pathlib import Path
 
 import nibabel
@@ -13,7 +15,17 @@ from safetensors.numpy import load_file
 
 PASSING = {"seconds", "seconds_per_query", "command", "made", "path"}  # what differs from run to run
 UNEQUAL = ".html", ".npz", ".dcm"  # random names, times and identifiers are in them: they are whole, and that is all
-SPOILT = (EOFError, KeyError, OSError, SafetensorError, UnicodeError, ValueError, gzip.BadGzipFile, zipfile.BadZipFile)
+SPOILT = (
+    EOFError,
+    KeyError,
+    OSError,
+    SafetensorError,
+    sqlite3.Error,
+    UnicodeError,
+    ValueError,
+    gzip.BadGzipFile,
+    zipfile.BadZipFile,
+)
 
 
 def files(folder: Path) -> dict[str, Path]:
@@ -76,6 +88,10 @@ def _content(path: Path):
         if text and not text.endswith("\n"):
             raise ValueError("the last line does not end")
         return [_lasting(row) for row in csv.DictReader(text.splitlines())]
+    if name.endswith(".sqlite"):  # a pool's: its keys and pages depend on what was interrupted
+        with closing(sqlite3.connect(path)) as rows:
+            cases = rows.execute("SELECT name, descriptor FROM cases ORDER BY name").fetchall()
+            return cases, rows.execute("SELECT name, vector FROM classes ORDER BY name, vector").fetchall()
     return path.read_bytes()
 
 

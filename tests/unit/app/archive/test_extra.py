@@ -35,7 +35,7 @@ def test_a_folder_is_segmented_without_the_extra(tiny_weights, scan, tmp_path):
     ("more", "lacks"),
     [
         (["--manifest", "MANIFEST"], "needs pyarrow, which is not installed: pip install '.[scale]'"),
-        (["--query", "s3://bucket/a.nii.gz"], "needs a package that is not installed: pip install '.[scale]'"),
+        (["--query", "s3://bucket/a.nii.gz"], "which is not installed: pip install '.[scale]'"),
         (["--query", "SCAN", "--engine", "ray"], "which is not installed: pip install '.[scale]'"),
     ],
 )
