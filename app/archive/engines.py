@@ -32,13 +32,13 @@ def ray(command: "Segment", rows: Iterator[Row]) -> Iterator[dict]:
     ray = needed("ray", "--engine ray")
     if Path(command.weights).is_dir():  # an actor has another working folder
         command = replace(command, weights=str(Path(command.weights).absolute()))
-    address = command.engine.partition(":")[2] or None
-    ray.init(address, log_to_driver=False, logging_level="error", **({} if address else {"include_dashboard": False}))
+    address = command.engine.partition(":")[2]
+    ray.init(address or "local", log_to_driver=False, logging_level="error")
     try:
-        resources = ray.cluster_resources()
-        share = {"num_gpus": 1} if resources.get("GPU") else {"num_cpus": 1}
-        actor = ray.remote(**share)(Actor)
-        yield from _shared(ray, lambda: actor.remote(command), int(resources.get("GPU") or resources["CPU"]), rows)
+        there = ray.cluster_resources()
+        kind = "GPU" if there.get("GPU") and command.device != "cpu" else "CPU"
+        actor = ray.remote(**{f"num_{kind.lower()}s": 1})(Actor)
+        yield from _shared(ray, lambda: actor.remote(command), int(there[kind]), rows)
     finally:
         ray.shutdown()
 
