@@ -70,8 +70,10 @@ class Actions:
         return "", gr.Button(visible=True)
 
     def cancel(self, request: gr.Request) -> str:
-        """The run ends with its next step; what is done stays."""
+        """The run ends with its next step, one that waits for its turn when that comes; what is done stays."""
         self._stop(request)
+        if not self.sessions.busy(request.session_hash):
+            return said("warn", "Cancelled: when its turn comes, this run will do nothing")
         return said("warn", "Cancelling: the step that is under way comes to its end first …")
 
     def close(self, request: gr.Request) -> None:
