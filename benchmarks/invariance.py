@@ -9,7 +9,6 @@ Cropping, padding and float32 change what the network sees, so that equality is 
 
 import argparse
 import itertools
-import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,12 +22,12 @@ import SimpleITK
 import torch
 from dicom_files import write_series
 
+from app.sample_scans import samples
 from app.service import Service
 from iris_core.case import Case
 from iris_core.evaluation.metrics import dice
 from nnunet_adapters.images import read_reference, read_scan
 
-SAMPLES = Path(__file__).parents[1] / "app" / "samples"
 EDGE = 6  # voxels that are cut off or put on at each side
 NOWHERE = -1  # what a label is where a variant has no voxel: not compared
 
@@ -118,10 +117,9 @@ def compare(plain: np.ndarray, other: np.ndarray) -> tuple[int, float]:
 
 def measure(service: Service, sample: str) -> Iterator[tuple[str, int, float]]:
     """Variant, voxels that differ, least Dice."""
-    about = json.loads((SAMPLES / "samples.json").read_text())[sample]
-    names = {int(value): name for value, name in about["names"].items()}
-    reference = read_reference(SAMPLES / about["reference"], SAMPLES / about["mask"], names)
-    query = read_scan(SAMPLES / about["query"])
+    about = samples()[sample]
+    reference = read_reference(about.reference, about.mask, about.names)
+    query = read_scan(about.query)
     query = replace(query, image=np.rint(query.image))
     task = service.encode(reference)
     plain = service.segment(task, query)

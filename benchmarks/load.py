@@ -7,7 +7,8 @@ refused and in which words, its peak memory, and what is left of its visitors on
 lies at a place of its own, in mm: a mask that lies elsewhere is of somebody else. In the middle of it one visitor has a
 large scan, and what the others wait for meanwhile is printed apart.
 
-Visitors speak the protocol of gradio's own page, event by event, through its queue.
+A place is kept for 15 s after its visitor left, so the server is begun with room for twice as many. Visitors speak the
+protocol of gradio's own page, event by event, through its queue.
 """
 
 import argparse
@@ -105,8 +106,11 @@ class Visitor:
             raise Refused(answer.text[:200])
         return {"path": answer.json()[0], "orig_name": name, "meta": {"_type": "gradio.FileData"}}
 
-    async def call(self, name: str, data: list | None = None, told: dict | None = None) -> list:
-        """An event of the page, through its queue, with what its components hold. told: by the viewer."""
+    async def call(
+        self, name: str, data: list | None = None, told: dict | None = None, begun: asyncio.Event | None = None
+    ) -> list:
+        """An event of the page, through its queue, with what its components hold. told: by the viewer. begun: set when
+        its turn has come."""
         event = self.events[name]
         held = [self.values.get(i) for i in event["inputs"]] if data is None else data
         body = {"data": held, "fn_index": event["id"], "session_hash": self.session, "event_data": told}
@@ -116,13 +120,15 @@ class Visitor:
         answer = await self.http.post("/gradio_api/queue/join", json=body)
         if answer.status_code != 200:
             raise Refused(str(answer.json().get("detail", answer.text))[:200])
-        return self._held(event, await self._outcome(answer.json()["event_id"]))
+        return self._held(event, await self._outcome(answer.json()["event_id"], begun))
 
-    async def _outcome(self, event_id: str) -> list:
+    async def _outcome(self, event_id: str, begun: asyncio.Event | None) -> list:
         address = f"/gradio_api/queue/data?session_hash={self.session}"
         async with self.http.stream("GET", address) as messages:
             async for line in messages.aiter_lines():
                 message = json.loads(line[5:]) if line.startswith("data:") else {}
+                if begun and message.get("msg") == "process_starts" and message.get("event_id") == event_id:
+                    begun.set()
                 if message.get("msg") == "process_completed" and message.get("event_id") == event_id:
                     if not message["success"]:
                         raise Refused(re.sub("<[^>]+>", "", str(message["output"].get("error")))[:200])
@@ -156,10 +162,12 @@ class Visitor:
         return next(o for o in outputs if isinstance(o, list) and o and "path" in o[0])
 
     async def cancelled(self) -> None:
-        """Begin, change one's mind, and wait for the end."""
+        """Change one's mind while the run is under way, and wait for its end."""
         await self.call("begin")
-        running = asyncio.create_task(self.call("run"))
-        await asyncio.sleep(self.random.uniform(0.2, 4))
+        begun = asyncio.Event()
+        running = asyncio.create_task(self.call("run", begun=begun))
+        await asyncio.wait({asyncio.create_task(begun.wait()), running}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.sleep(self.random.uniform(0, 2))
         if not running.done():
             async with self.record.timed("cancel until it ends"):
                 await self.call("cancel")
@@ -299,7 +307,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="iris-load-") as folder:
         log = Path(folder, "log.txt")
         with log.open("w") as output:
-            command = [sys.executable, "-m", "app.cli", "app", "--port", str(port)]
+            places = ["--limits.visitors", str(2 * arguments.visitors + 1)]
+            command = [sys.executable, "-m", "app.cli", "app", "--port", str(port), *places]
             server = subprocess.Popen(command, env=os.environ | {"TMPDIR": folder}, stdout=output, stderr=output)
         try:
             while True:

@@ -1,11 +1,8 @@
 """`iris selftest`."""
 
-import json
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
-SAMPLES = Path(__file__).parents[1] / "samples"
 TOLERANCE = 0.01  # of Dice: float32 in place of bfloat16, other kernels
 
 
@@ -52,13 +49,13 @@ class Selftest:
 
 def measured(service, key: str) -> Figures:
     """Run one sample, once: the first also pays for what torch loads late."""
+    from app.sample_scans import samples
     from iris_core.evaluation.metrics import dice
     from nnunet_adapters.images import read_reference
 
-    about = json.loads((SAMPLES / "samples.json").read_text("utf-8"))[key]
-    names = {int(value): name for value, name in about["names"].items()}
-    shown = read_reference(SAMPLES / about["reference"], SAMPLES / about["mask"], names)
-    truth = read_reference(SAMPLES / about["query"], SAMPLES / about["query_mask"], names)
+    sample = samples()[key]
+    shown = read_reference(sample.reference, sample.mask, sample.names)
+    truth = read_reference(sample.query, sample.query_mask, sample.names)
     begun = time.perf_counter()
     task = service.encode(shown)
     encoded = time.perf_counter()

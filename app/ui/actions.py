@@ -1,6 +1,5 @@
 """What the page's events do: from what gradio hands over to what its components show."""
 
-import json
 import re
 import secrets
 import shutil
@@ -16,6 +15,7 @@ import gradio as gr
 from app.checks import check, forecast
 from app.commands.references import parse_names
 from app.results import Result
+from app.sample_scans import samples
 from app.service import Service
 from app.session import Sessions
 from app.ui.tables import outcome, said, scans_table
@@ -27,7 +27,6 @@ from iris_core.strategies import Options
 from nnunet_adapters.folder import FAILURES
 from nnunet_adapters.images import read_scan
 
-SAMPLES = Path(__file__).parents[1] / "samples"
 MESSAGE = {"duration": 30}  # seconds that a message stays on the page
 CHECKED = 5  # queries that are read before the run
 REPLACED = InputError("Another run of the same visitor took its place; let one end before the next")
@@ -41,22 +40,21 @@ class Actions:
 
     def __init__(self, service: Service, sessions: Sessions) -> None:
         self.service, self.sessions = service, sessions
-        self.samples = json.loads((SAMPLES / "samples.json").read_text("utf-8"))
+        self.samples = samples()
         self._stops: dict[str, threading.Event] = {}  # visitor → set when their run shall end
 
     def fill(self, key: str):
         """The event that gives a visitor a sample: references, masks, names, tasks, classes, queries, true masks and
         checks. The files are their own copies: those of other visitors may be deleted at any time."""
-        entry = self.samples[key]
-        names = " ".join(f"{value}={name}" for value, name in entry["names"].items())
+        sample = self.samples[key]
+        names = " ".join(f"{value}={name}" for value, name in sample.names.items())
 
         def filled(request: gr.Request) -> list:
             self.admit(request)
             folder = self.sessions.root / secrets.token_hex(32)
             folder.mkdir()
-            copies = [
-                shutil.copy(SAMPLES / entry[part], folder) for part in ("reference", "mask", "query", "query_mask")
-            ]
+            files = sample.reference, sample.mask, sample.query, sample.query_mask
+            copies = [shutil.copy(file, folder) for file in files]
             self.sessions.note_uploads(request.session_hash, copies)
             reference, mask, query, truth = map(str, copies)
             return [[reference], [mask], names, None, [], [query], [truth], ""]
@@ -70,8 +68,10 @@ class Actions:
         return "", gr.Button(visible=True)
 
     def cancel(self, request: gr.Request) -> str:
-        """The run ends with its next step; what is done stays."""
+        """The run ends with its next step, one that waits for its turn when that comes; what is done stays."""
         self._stop(request)
+        if not self.sessions.busy(request.session_hash):
+            return said("warn", "Cancelled: when its turn comes, this run will do nothing")
         return said("warn", "Cancelling: the step that is under way comes to its end first …")
 
     def close(self, request: gr.Request) -> None:

@@ -91,8 +91,8 @@ def show(service: Service, samples: dict) -> SimpleNamespace:
                 gr.Markdown(ATLAS)
     with gr.Row(elem_id="samples"):
         buttons = {
-            key: gr.Button(f"Try a sample: {entry['title'].lower()}", size="sm", elem_id=f"sample-{key}")
-            for key, entry in samples.items()
+            key: gr.Button(f"Try a sample: {sample.title.lower()}", size="sm", elem_id=f"sample-{key}")
+            for key, sample in samples.items()
         }
     return SimpleNamespace(
         references=references,

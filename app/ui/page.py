@@ -15,10 +15,11 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
 from app.limits import GIB, Limits
+from app.sample_scans import SAMPLES
 from app.service import Service
 from app.session import KEPT_S, Sessions
 from app.ui import layout
-from app.ui.actions import SAMPLES, Actions
+from app.ui.actions import Actions
 from app.ui.bench import Bench
 from app.ui.guard import Files, Guard, Room, fetch_nothing
 from app.ui.looks import CSS, HEAD, KEY, THEME
