@@ -11,7 +11,9 @@ from iris_core.checkpoint import write_atomically
 EXACT = 100_000  # vectors that are searched exactly; 704 numbers each take 280 MB and 20 ms. Ours
 SAMPLE = 40  # vectors a cell that the index is trained on; faiss warns below 39
 PROBE = 64  # cells that are looked into. Ours: see docs/scale.md for recall against seconds
-STALE = 2  # the index is trained anew when there are so many times the vectors that it was trained for
+STALE = (
+    2  # the index is made anew when there are so many times the vectors that it holds, or it holds so many times them
+)
 
 Blocks = Callable[[int], Iterator[tuple[np.ndarray, np.ndarray]]]
 """Key → blocks of (keys (n,) int64, vectors (n, d) float32) of those beyond it, by rising key."""
@@ -48,7 +50,7 @@ class Approximate:
         self.index = None
         if path.is_file():
             self.index = faiss.read_index(str(path))
-            if number > STALE * self.index.ntotal:
+            if not 1 / STALE <= number / max(1, self.index.ntotal) <= STALE:
                 self.index = None
         newest = path.with_suffix(".newest")
         last = int(newest.read_text()) if self.index is not None and newest.is_file() else -1

@@ -70,6 +70,8 @@ def open_pool(
         if not wanted.items() <= about.items() or "spacing_mm" not in about:
             spacing_mm, _ = shared_scale(model, _showing(sources, read, dataset), grid, scheme)
             rows.executescript("DELETE FROM about; DELETE FROM cases; DELETE FROM classes;")
+            for former in folder.glob("*.faiss"):
+                former.unlink()
             rows.executemany("INSERT INTO about VALUES (?, ?)", (wanted | {"spacing_mm": repr(spacing_mm)}).items())
             rows.commit()
         else:
