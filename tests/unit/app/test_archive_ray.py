@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 from conftest import write_nifti
 
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.slow
 
 

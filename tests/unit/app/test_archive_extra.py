@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).parents[3]
 EXTRA = "ray", "pyarrow", "s3fs", "faiss", "lance", "moto"
 WITHOUT = f"""
 import sys
