@@ -22,6 +22,7 @@ from iris_core.geometry import (
 )
 from iris_core.intensity import detect_scheme, normalise
 from iris_core.model.iris import Iris, precision
+from iris_core.model.task_encoder import Task
 from iris_core.registration import Lattice, Scan, prepare
 from iris_core.strategies.base import Context, EncodedReference
 from iris_core.strategies.search import Library
@@ -124,7 +125,7 @@ def encode_at(
     coarser = [spacing_mm * step for step in OVERVIEWS] if levels else []
     detail_mm = max(spacing_mm * DETAIL, min(volumes.spacing_mm) / 2)
     finer = [detail_mm] if levels and detail_mm < 0.9 * spacing_mm else []
-    tasks = []
+    tasks: list[Task] = []
     spacings_mm = spacing_mm, *coarser, *finer
     for working_mm in spacings_mm:
         parts, weights = [], []
