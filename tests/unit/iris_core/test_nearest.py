@@ -33,7 +33,6 @@ def test_exact_search_is_the_cosine_around_the_mean():
 
 
 def test_the_index_finds_what_exact_search_does_and_takes_more(tmp_path):
-    pytest.importorskip("faiss", reason="the extra scale")
     vectors, path = clustered(6000), tmp_path / "ball.faiss"
     first = Approximate(path, 5000, blocks_of(vectors[:5000]))
     exact = Exact(np.arange(5000), vectors[:5000])
