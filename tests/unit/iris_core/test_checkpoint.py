@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from iris_core.case import InputError
 from iris_core.checkpoint import HERE, WriteError, forget_the_dead, held, require_new, write_atomically
+from iris_core.data.cache import read_index, write_index
 
 
 def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path):
@@ -65,6 +67,12 @@ def test_one_process_at_a_time(tmp_path):
         pass
     with held(tmp_path):
         pass
+
+
+def test_runs_that_fill_one_cache_at_once_all_stay_in_its_index(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: write_index(tmp_path, {f"Dataset{i:03d}": {"classes": []}}), range(8)))
+    assert sorted(read_index(tmp_path)) == [f"Dataset{i:03d}" for i in range(8)]
 
 
 @pytest.fixture(autouse=True)
