@@ -98,7 +98,12 @@ def table(results: list[dict[str, str]], training: dict) -> str:
     scores = [[[d for d, _ in pairs.values()] for pairs in of_set.values()] for of_set in found.values()]
     fewer = [f" ({len(v)} sets)" * (len(v) < len(sets)) for v in scores]
     means = [_mean(v) + note if v else "" for v, note in zip(scores, fewer, strict=True)]
-    said += [_line("**mean of sets**", "", "", *means), "", "One reference of Iris, less the other, on the same pairs:"]
+    said += [
+        _line("**mean of sets**", "", "", *means),
+        "",
+        "One reference of Iris, less the other, on the same pairs:",
+        "",
+    ]
     for m, called in METHODS.items():
         less = [[found["one"][s][i][0] - d for i, (d, _) in pairs.items()] for s, pairs in found[m].items()]
         said += [f"- {called}: {_mean(less)}, sets: {len(less)}"] * (m != "one" and bool(less))
