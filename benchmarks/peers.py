@@ -34,7 +34,7 @@ import registration  # before torch begins: it sets how many threads the others 
 import torch
 from held_out import Pair
 from pairs import TUMOURS, listed, several
-from record import record
+from record import keep, record
 from results import interval, measure_all, rows
 
 from app.service import Service
@@ -210,11 +210,6 @@ def main() -> None:
         record(arguments.output, arguments.weights)
     if folders := {name: getattr(arguments, name) for name in PEERS if getattr(arguments, name)}:
         keep(arguments.output / "speed.md", speed(folders))
-
-
-def keep(path: Path, text: str) -> None:
-    path.write_text(text + "\n", "utf-8")
-    print(text)
 
 
 if __name__ == "__main__":

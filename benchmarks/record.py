@@ -44,6 +44,12 @@ def record(output: Path, weights: str | None = None) -> None:
     kept.write_text(json.dumps(known, indent=1) + "\n", "utf-8")
 
 
+def keep(path: Path, text: str) -> None:
+    """Print a text, and keep it."""
+    path.write_text(text + "\n", "utf-8")
+    print(text)
+
+
 def environment(weights: str | None = None) -> dict:
     """Versions, processor, threads, the commit (with + where files differ from it), and the SHA-256 of weights."""
     found = {
