@@ -50,6 +50,11 @@ def keep(path: Path, text: str) -> None:
     print(text)
 
 
+def clock() -> float:
+    """Seconds: with one thread those of the CPU, so that what else runs on the machine counts less; else the wall's."""
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+
 def environment(weights: str | None = None) -> dict:
     """Versions, processor, threads, the commit (with + where files differ from it), and the SHA-256 of weights."""
     found = {

@@ -11,18 +11,18 @@ once and writes its result once, which is the least for code that runs one after
 
 An operation takes no less than its operations at the ceiling of its precision, and no less than its bytes at the
 ceiling of the memory. The sum of that is "at best", and its share of the seconds is what is reached. What stays in the
-processor's cache beats the memory's ceiling: a share is not bounded by 1.
+processor's cache beats the memory's ceiling: a share is not bounded by 1. With one thread (OMP_NUM_THREADS=1) seconds
+are the CPU's, so that other work on the machine counts less.
 """
 
 import argparse
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from one_shot import job
-from record import keep, record
+from record import clock, keep, record
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -85,9 +85,9 @@ def quickest(run: Callable[[], object], repeats: int) -> float:
     """Seconds, of several tries after one that warms up: the rest of the machine can only slow one down."""
     taken = []
     for _ in range(repeats + 1):
-        started = time.perf_counter()
+        started = clock()
         run()
-        taken.append(time.perf_counter() - started)
+        taken.append(clock() - started)
     return min(taken[1:])
 
 
