@@ -1,4 +1,7 @@
-"""Notebooks as pages, with the outputs that they keep. Not by mkdocs-jupyter: its pages fetch scripts from elsewhere."""
+"""Notebooks as pages, with the outputs that they keep.
+
+Not by mkdocs-jupyter: the pages it makes by nbconvert fetch scripts from elsewhere (require.js, MathJax).
+"""
 
 import base64
 import json
@@ -21,9 +24,8 @@ def on_page_markdown(markdown, page, config, files):
     """Its last line, once links of the page have been made the site's (pages.py)."""
     notebook = PurePosixPath(page.file.src_uri).with_suffix(".ipynb")
     if files.get_file_from_path(str(notebook)):
-        markdown += (
-            f"\n\n---\n\nThis page is a notebook: [{notebook.name}]({notebook.name}). Open it with `jupyter lab`.\n"
-        )
+        link = f"[{notebook.name}]({notebook.name})"
+        markdown += f"\n\n---\n\nThis page is a notebook: {link}. Open it with `jupyter lab`.\n"
     return markdown
 
 

@@ -1,4 +1,4 @@
-"""The tutorials: every notebook runs from top to bottom, as whoever opens it runs it; what is kept of a run is small."""
+"""The tutorials: every notebook runs from top to bottom, as for whoever opens it; what it keeps of a run is small."""
 
 import json
 import os
