@@ -11,7 +11,6 @@ import threading
 import time
 from contextlib import suppress
 
-os.environ |= {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
 CONTEXT = multiprocessing.get_context("forkserver")
 IMPORTED = ["app.cli", "app.service", "app.report", "app.space", "app.viewers.atlas", "iris_core.training.loop"]
 IMPORTED += ["matplotlib.pyplot", "plotly.graph_objects", "sklearn.manifold", "torch.utils.tensorboard"]
@@ -66,7 +65,11 @@ def iris(arguments: list[str], most_bytes: int | None = None) -> tuple[int, str,
 
 
 def _main(arguments: list[str], said, most_bytes: int | None) -> None:
+    import torch
+
     os.setsid()
+    os.environ |= {"NO_COLOR": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
+    torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)  # as in a process that was not forked by a server
     os.dup2(said.fileno(), 1)
     os.dup2(said.fileno(), 2)
