@@ -19,15 +19,14 @@ from contextlib import contextmanager
 import app  # noqa: F401  how threads wait, as in `iris`
 
 
-def measure(preset: str, k: int, queries: int) -> dict[str, float]:
+def job(preset: str, k: int, queries: int):  # -> Context, list[Case]
+    """A model of random weights with one reference of k slabs, on the paper's grid; and the queries, 128³ at 1.5 mm."""
     import numpy as np
     import torch
 
     from iris_core.case import Case, plain_classes
-    from iris_core.inference import segment
     from iris_core.model.iris import PRESETS, Iris
     from iris_core.strategies import Context
-    from iris_core.strategies.one_shot import one_shot
 
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -40,21 +39,32 @@ def measure(preset: str, k: int, queries: int) -> dict[str, float]:
         Case(rng.normal(size=labels.shape).astype(np.float32), np.diag([1.5, 1.5, 1.5, 1])) for _ in range(queries)
     ]
     reference = Case(scans[0].image, scans[0].affine, labels, plain_classes(labels))
+    return Context(model, [reference], grid="paper"), scans
+
+
+def measure(preset: str, k: int, queries: int) -> dict[str, float]:
+    import torch
+
+    from iris_core.inference import segment
+    from iris_core.strategies.one_shot import one_shot
+
+    context, scans = job(preset, k, queries)
+    model = context.model
     loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    context = Context(model, [reference], grid="paper")
     segment(model, one_shot(context)(scans[0]).embedding, scans[0])  # warm-up
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), time.process_time()
     embedding = one_shot(context)(scans[0]).embedding
     encoded = time.perf_counter()
     for scan in scans:
         segment(model, embedding, scan)
-    ended = time.perf_counter()
+    ended, cpu = time.perf_counter(), time.process_time() - cpu
     peak = (
         torch.cuda.max_memory_allocated() / 2**30
-        if device.type == "cuda"
+        if torch.cuda.is_available()
         else (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - loaded) / 2**20
     )
-    return {"encode": encoded - started, "query": (ended - encoded) / queries, "total": ended - started, "gib": peak}
+    seconds = {"encode": encoded - started, "query": (ended - encoded) / queries, "total": ended - started}
+    return {**seconds, "cpu": cpu, "gib": peak}
 
 
 @contextmanager

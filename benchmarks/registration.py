@@ -20,8 +20,10 @@ os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", threads)
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from held_out import Pair  # noqa: E402
 from opponents import OPPONENTS, Volume  # noqa: E402
 from pairs import TUMOURS, listed, read  # noqa: E402
+from record import record  # noqa: E402
 from results import rows, table  # noqa: E402
 
 from iris_core.case import Case  # noqa: E402
@@ -40,6 +42,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
     arguments = parser.parse_args()
     torch.set_num_threads(int(threads))
+    record(arguments.output)
     if not arguments.output.exists():
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         arguments.output.write_text(",".join(COLUMNS) + "\n")
@@ -50,20 +53,25 @@ def main() -> None:
         if not methods:
             continue
         pair = read(name, number)
-        reference, query = map(volume, (pair.reference, pair.query))
-        shown = [c.value for c in pair.reference.present() if c.mask(pair.query.labels).any()]
         for method in methods:
-            started = time.perf_counter()
-            try:
-                found, failed = METHODS[method](reference, (query[0], None, query[2])), False
-            except RuntimeError as error:
-                print(f"{name} {number} {method}: {error}", file=sys.stderr)
-                found, failed = np.zeros(query[0].shape, np.int32), True
-            seconds = time.perf_counter() - started
-            score = float(np.mean([dice(found == value, query[1] == value) for value in shown]))
+            score, seconds, failed = measured(method, pair, f"{name} {number}")
             with open(arguments.output, "a", newline="") as file:
                 csv.writer(file).writerow([name, number, method, f"{score:.4f}", f"{seconds:.3f}", int(failed)])
     print(table(rows(arguments.output), arguments.methods))
+
+
+def measured(method: str, pair: Pair, called: str) -> tuple[float, float, bool]:
+    """Dice and seconds of one method on a pair, and whether it gave up. called: the pair, in a message."""
+    reference, query = map(volume, (pair.reference, pair.query))
+    shown = [c.value for c in pair.reference.present() if c.mask(pair.query.labels).any()]
+    started = time.perf_counter()
+    try:
+        found, failed = METHODS[method](reference, (query[0], None, query[2])), False
+    except RuntimeError as error:
+        print(f"{called} {method}: {error}", file=sys.stderr)
+        found, failed = np.zeros(query[0].shape, np.int32), True
+    seconds = time.perf_counter() - started
+    return float(np.mean([dice(found == value, query[1] == value) for value in shown])), seconds, failed
 
 
 def iris(reference: Volume, query: Volume) -> np.ndarray:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from pairs import listed
+from record import record
 
 from app.service import Service
 
@@ -28,6 +29,7 @@ def run(about: str, methods: Sequence[str], sets: Sequence[str], measure: Measur
 
 def measure_all(weights: str, output: Path, sets: Sequence[str], pairs: int, measure: Measure) -> None:
     """Measure the pairs of ``sets`` that ``output`` lacks."""
+    record(output, weights)
     if not output.exists():
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(",".join(COLUMNS) + "\n")
@@ -78,3 +80,11 @@ def table(results: list[dict[str, str]], methods: list[str]) -> str:
         + "".join(f"{v:11.2f}" for v in mean[k:])
     )
     return "\n".join(lines)
+
+
+def interval(groups: Sequence[Sequence[float]], rounds: int = 10_000) -> tuple[float, float]:
+    """95 % of the mean over groups of their means, by the bootstrap: pairs are drawn anew within each group."""
+    rng = np.random.default_rng(0)
+    means = [np.asarray(group)[rng.integers(len(group), size=(rounds, len(group)))].mean(1) for group in groups]
+    low, high = np.percentile(np.mean(means, 0), (2.5, 97.5))
+    return float(low), float(high)
