@@ -17,6 +17,7 @@ from app.ui.workbench import value
 from app.viewers.colours import ERRORS, colour
 from app.viewers.mesh import mesh, slice_planes
 from app.viewers.slices import PLANES, Style, grey, same_place, slices, voxel_at
+from iris_core.checkpoint import WriteError
 from nnunet_adapters.images import stem
 
 GALLERY_FROM = 3  # scans: below, the list is enough
@@ -29,7 +30,7 @@ def while_kept(view: Callable) -> Callable:
     def drawn(self, token, *values):
         try:
             return view(self, token, *values)
-        except FileNotFoundError:
+        except (FileNotFoundError, WriteError):
             self.actions.result(token)
             raise
 

@@ -7,11 +7,10 @@ import os
 import resource
 import signal
 import sys
+import threading
 import time
 from contextlib import suppress
-from pathlib import Path
 
-os.environ |= {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
 CONTEXT = multiprocessing.get_context("forkserver")
 IMPORTED = ["app.cli", "app.service", "app.report", "app.space", "app.viewers.atlas", "iris_core.training.loop"]
 IMPORTED += ["matplotlib.pyplot", "plotly.graph_objects", "sklearn.manifold", "torch.utils.tensorboard"]
@@ -22,12 +21,20 @@ PATIENCE_S = 300
 
 
 class Run:
-    """One `iris …` under way. log: what it prints. most_bytes: of a file it writes."""
+    """One `iris …` under way. most_bytes: of a file it writes; what it prints does not count: a pipe."""
 
-    def __init__(self, arguments: list[str], log: Path, most_bytes: int | None = None) -> None:
-        self.log, self.started = log, time.monotonic()
-        self.process = CONTEXT.Process(target=_main, args=(arguments, log, most_bytes))
+    def __init__(self, arguments: list[str], most_bytes: int | None = None) -> None:
+        self.started, self._printed = time.monotonic(), []
+        here, there = CONTEXT.Pipe(duplex=False)
+        self.process = CONTEXT.Process(target=_main, args=(arguments, there, most_bytes))
         self.process.start()
+        there.close()
+        self._reader = threading.Thread(target=self._read, args=(here,))
+        self._reader.start()
+
+    def _read(self, printed) -> None:
+        while piece := os.read(printed.fileno(), 2**16):
+            self._printed.append(piece)
 
     def end(self) -> int:
         """Wait for its end. Returns the exit code, negative for a signal."""
@@ -46,22 +53,26 @@ class Run:
         self.process.join()
 
     def said(self) -> str:
-        return self.log.read_text("utf-8", "replace") if self.log.exists() else ""
+        self._reader.join()
+        return b"".join(self._printed).decode("utf-8", "replace")
 
 
-def iris(arguments: list[str], log: Path, most_bytes: int | None = None) -> tuple[int, str, float]:
+def iris(arguments: list[str], most_bytes: int | None = None) -> tuple[int, str, float]:
     """Exit code, what was printed, seconds."""
-    run = Run(arguments, log, most_bytes)
+    run = Run(arguments, most_bytes)
     code = run.end()
     return code, run.said(), run.seconds
 
 
-def _main(arguments: list[str], log: Path, most_bytes: int | None) -> None:
+def _main(arguments: list[str], said, most_bytes: int | None) -> None:
+    import torch
+
     os.setsid()
+    os.environ |= {"NO_COLOR": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
+    torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)  # as in a process that was not forked by a server
-    said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(said, 1)
-    os.dup2(said, 2)
+    os.dup2(said.fileno(), 1)
+    os.dup2(said.fileno(), 2)
     sys.stdout, sys.stderr = (open(n, "w", encoding="utf-8", buffering=1, closefd=False) for n in (1, 2))  # noqa: SIM115
     faulthandler.enable(sys.stderr)
     if most_bytes is not None:

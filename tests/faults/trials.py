@@ -21,9 +21,9 @@ class World:
     """Small data, and of every command what an undisturbed run leaves, made where it is first asked for."""
 
     def __init__(self, root: Path) -> None:
-        self.root, self.world, self.log = root, root / "world", root / "log.txt"
+        self.root, self.world = root, root / "world"
         commands.make(self.world)
-        iris(["info"], self.log)  # begins the server that all are forked from
+        iris(["info"])  # begins the server that all are forked from
         self._seconds: dict[str, float] = {}
 
     def expected(self, name: str) -> tuple[Path, float]:
@@ -31,7 +31,7 @@ class World:
         folder = self.root / "expected" / name.replace(" ", "-")
         if name not in self._seconds:
             folder.mkdir(parents=True)
-            code, said, self._seconds[name] = iris(COMMANDS[name].arguments(self.world, folder), self.log)
+            code, said, self._seconds[name] = iris(COMMANDS[name].arguments(self.world, folder))
             assert code == DONE, said
         return folder / COMMANDS[name].name, self._seconds[name]
 
@@ -39,7 +39,7 @@ class World:
         """Killed with -9 after a share of its time; then whole, and completed by a repetition."""
         expected, seconds = self.expected(name)
         with self._folder() as folder:
-            run = Run(COMMANDS[name].arguments(self.world, folder), self.log)
+            run = Run(COMMANDS[name].arguments(self.world, folder))
             time.sleep(share * seconds)
             run.kill()
             return spoilt(folder) + self._completed(name, folder, expected)
@@ -75,7 +75,7 @@ class World:
         expected, _ = self.expected(name)
         with self._folder() as folder:
             arguments = COMMANDS[name].arguments(self.world, folder)
-            runs = [Run(arguments, self.log.with_name(f"log{i}.txt")) for i in range(2)]
+            runs = [Run(arguments) for _ in range(2)]
             codes = [run.end() for run in runs]
             said = [run.said()[-600:] for run in runs if run.process.exitcode not in (DONE, REFUSED)]
             lost = [] if DONE in codes else [f"neither is done: {codes}"]
@@ -83,7 +83,7 @@ class World:
 
     def _failing(self, name: str, folder: Path, most_bytes: int | None = None) -> list[str]:
         """A run that cannot write what it wants says so."""
-        code, said, _ = iris(COMMANDS[name].arguments(self.world, folder), self.log, most_bytes)
+        code, said, _ = iris(COMMANDS[name].arguments(self.world, folder), most_bytes)
         silent = code not in (1, REFUSED) or "Traceback" in said or "cannot be written" not in said
         return spoilt(folder) + [f"exit code {code}: {said[-600:]}"] * silent
 
@@ -92,7 +92,7 @@ class World:
         output = folder / command.name
         if command.new and output.exists() and any(output.iterdir()):
             return differences(output, expected)
-        code, said, _ = iris(command.arguments(self.world, folder, again=True), self.log)
+        code, said, _ = iris(command.arguments(self.world, folder, again=True))
         return [f"exit code {code}: {said[-600:]}"] * (code != DONE) + differences(output, expected)
 
     @contextmanager

@@ -166,7 +166,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path):
         temporary.write_text("half")
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(checkpoint.WriteError, match="disk full"):
         checkpoint.write_atomically(path, fail)
     assert path.read_text("utf-8") == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
