@@ -30,7 +30,8 @@ def record(output: Path, weights: str | None = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     variables = [f"{name}={os.environ[name]}" for name in VARIABLES if name in os.environ]
     script = os.path.relpath(Path(sys.argv[0]).absolute(), ROOT)
-    said = f"{time.strftime('%Y-%m-%d %H:%M:%S %z')}  {shlex.join([*variables, 'python', script, *sys.argv[1:]])}"
+    command = shlex.join([*variables, "python", script, *sys.argv[1:]])
+    said = f"{command}  # {time.strftime('%Y-%m-%d %H:%M:%S %z')}, load {os.getloadavg()[0]:.1f}"
     with open(folder / "command.txt", "a", encoding="utf-8") as file:
         file.write(said + "\n")
     kept, here = folder / "environment.json", environment(weights)
@@ -40,7 +41,7 @@ def record(output: Path, weights: str | None = None) -> None:
         known.append(same := {**here, "commands": []})
     else:
         (same,) = same
-    same["commands"].append(f"{said}  (load {os.getloadavg()[0]:.1f})")
+    same["commands"].append(said)
     kept.write_text(json.dumps(known, indent=1) + "\n", "utf-8")
 
 
