@@ -160,14 +160,14 @@ def speed(folders: dict[str, Path]) -> str:
     """Seconds of the paper's job, as Markdown."""
     kind_of = "cpu" if torch.get_num_threads() == 1 else "total"  # as of clock
     before = one_shot.measure("small", CLASSES, QUERIES)[kind_of]
-    rows = []
+    measured = []
     for peer, folder in folders.items():
         for what, (one_pass, times) in PEERS[peer](folder).items():
             for kind in ("float32", "bfloat16"):
                 with torch.autocast("cpu", torch.bfloat16, enabled=kind == "bfloat16"):
                     taken = passes(one_pass)
                 print(f"{what}, {kind}: " + ", ".join(f"{t:.3f}" for t in taken) + " s", flush=True)
-                rows.append((what, kind, statistics.median(taken), len(taken), times))
+                measured.append((what, kind, statistics.median(taken), len(taken), times))
     after = one_shot.measure("small", CLASSES, QUERIES)[kind_of]  # what else runs on the machine changes
     iris = (before + after) / 2
     lines = [
@@ -177,7 +177,7 @@ def speed(folders: dict[str, Path]) -> str:
         "|---|---|---|---|---|---|---|",
         f"| Iris, the whole job, before and after | its own | | | | {before:.0f} and {after:.0f} | 1 |",
     ]
-    for what, kind, seconds, n, times in rows:
+    for what, kind, seconds, n, times in measured:
         job = f"{seconds * times:.0f}, multiplied up | {seconds * times / iris:.0f}"
         lines.append(f"| {what} | {kind} | {seconds:.3f} | {n} | {times:.0f} | {job} |")
     return "\n".join(lines)
@@ -199,8 +199,8 @@ def main() -> None:
     parser.add_argument("--weights", default="iris-small")
     parser.add_argument("--sets", nargs="*", choices=listed(), default=[s for s in listed() if s not in TUMOURS])
     parser.add_argument("--pairs", type=int, default=8, help="of a set, at most; 0: only the speed")
-    for name in PEERS:
-        parser.add_argument(f"--{name}", type=Path, metavar="FOLDER", help="its code: its speed is measured, too")
+    parser.add_argument("--universeg", type=Path, metavar="FOLDER", help="its code: its speed is measured, too")
+    parser.add_argument("--neuroverse3d", type=Path, metavar="FOLDER", help="the same")
     arguments = parser.parse_args()
     torch.set_num_threads(int(registration.threads))
     if arguments.pairs:

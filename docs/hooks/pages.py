@@ -34,14 +34,19 @@ def on_files(files, config):
 
 def on_page_markdown(markdown, page, config, files):
     home = {target: Path(source).parent for source, target in OUTSIDE.items()}
-    here = home.get(page.file.src_uri, Path("docs"))
+    place = Path(page.file.src_uri).parent
+    here = home.get(page.file.src_uri, Path("docs") / place)
     if page.file.src_uri in home:
         markdown = re.sub(r"\A---\n.*?\n---\n", "", markdown, flags=re.DOTALL)
 
     def linked(match: re.Match) -> str:
         """From where a file lies in the repository to where it is on the site."""
         target = os.path.normpath(here / match[1])
-        return f"]({OUTSIDE.get(target) or (target.removeprefix('docs/') if target.startswith('docs/') else match[1])})"
+        if target.endswith(".ipynb"):  # notebooks.py makes a page of it
+            target = target.removesuffix(".ipynb") + ".md"
+        if target not in OUTSIDE and not target.startswith("docs/"):
+            return match[0]
+        return f"]({os.path.relpath(OUTSIDE.get(target, target.removeprefix('docs/')), place)})"
 
     return re.sub(r"\]\((?!https?:|#)([^)#\s]+)\)", linked, markdown).replace(HELP, helps() if HELP in markdown else "")
 

@@ -4,6 +4,7 @@ built without a warning and asks nothing of the network when it is read."""
 import contextlib
 import importlib.util
 import io
+import json
 import os
 import re
 import shlex
@@ -25,6 +26,7 @@ DOCUMENTS = [
     "README.md",
     "SECURITY.md",
     *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md")),
+    *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs" / "tutorials").glob("*.ipynb")),
     "weights/iris-small/README.md",
     *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "clients").glob("*/README.md")),
 ]
@@ -33,7 +35,11 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
 
 
 def text(document: str) -> str:
-    return (ROOT / document).read_text("utf-8")
+    """Of a notebook what is no code: the code is run by test_tutorials.py."""
+    said = (ROOT / document).read_text("utf-8")
+    if not document.endswith(".ipynb"):
+        return said
+    return "\n".join("".join(c["source"]) + "\n" for c in json.loads(said)["cells"] if c["cell_type"] == "markdown")
 
 
 def blocks(document: str, language: str) -> list[str]:
@@ -178,6 +184,10 @@ def site(tmp_path_factory) -> Path:
 def test_the_site_holds_every_page_and_every_commands_help(site):
     for page in (ROOT / "docs").glob("*.md"):
         assert (site / f"{page.stem}.html").is_file()
+    for notebook in (ROOT / "docs/tutorials").glob("*.ipynb"):
+        page = (site / f"tutorials/{notebook.stem}.html").read_text("utf-8")
+        assert all((site / "tutorials" / picture).is_file() for picture in re.findall(r'<img[^>]*src="([^"]*)"', page))
+        assert page.count("<img") >= 2 and 'href="../results.html"' in page
     page = (site / "command-line.html").read_text("utf-8")
     assert all(f"usage: iris {command} " in page for command in COMMANDS)
     reference = (site / "reference.html").read_text("utf-8")
