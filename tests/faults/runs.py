@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from multiprocessing import forkserver
 
 CONTEXT = multiprocessing.get_context("forkserver")
 IMPORTED = ["app.cli", "app.service", "app.report", "app.space", "app.viewers.atlas", "iris_core.training.loop"]
@@ -62,6 +63,11 @@ def iris(arguments: list[str], most_bytes: int | None = None) -> tuple[int, str,
     run = Run(arguments, most_bytes)
     code = run.end()
     return code, run.said(), run.seconds
+
+
+def end_server() -> None:
+    """A process has one such server, and other tests want one that has imported less."""
+    forkserver._forkserver._stop()
 
 
 def _main(arguments: list[str], said, most_bytes: int | None) -> None:

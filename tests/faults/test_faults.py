@@ -4,12 +4,15 @@ import pytest
 from commands import COMMANDS
 from trials import World
 
+from runs import end_server
+
 QUICK = "encode", "segment", "segment dicom", "label"
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    return World(tmp_path_factory.mktemp("faults"))
+    yield World(tmp_path_factory.mktemp("faults"))
+    end_server()
 
 
 @pytest.mark.parametrize("name", COMMANDS)
