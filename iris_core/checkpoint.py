@@ -25,8 +25,16 @@ from iris_core.embeddings import MemoryBank
 from iris_core.intensity import SCHEMES
 from iris_core.model.iris import Iris, IrisConfig
 
-# This machine, whose name nobody need learn; with a process' number in names of what is being written.
-HERE = "iris-" + hashlib.sha256(platform.node().encode()).hexdigest()[:12]
+
+def _here() -> str:
+    """Where a process' number means this process: a machine, whose name nobody need learn; on it, a container."""
+    namespace = Path("/proc/self/ns/pid")
+    place = platform.node() + (str(namespace.readlink()) if namespace.is_symlink() else "")
+    return "iris-" + hashlib.sha256(place.encode()).hexdigest()[:12]
+
+
+HERE = _here()  # with a process' number in names of what is being written
+FOLDERS = 1024  # that are remembered as looked through: a page has a new one for every result
 
 
 @dataclass(frozen=True)
@@ -78,10 +86,14 @@ def require_new(folder: Path) -> None:
         raise InputError(f"{folder}: must be a new or an empty folder; choose another --output")
 
 
-@functools.cache
+@functools.lru_cache(FOLDERS)
 def forget_the_dead(folder: Path) -> None:
-    """Remove what processes of this machine left half-written that are there no more. Once for each folder."""
-    for path in folder.iterdir() if os.name == "posix" else ():
+    """Remove what processes of this machine left half-written that are there no more. Once for each folder, unless it
+    cannot be listed."""
+    paths: list[Path] = []
+    with suppress(OSError):
+        paths += folder.iterdir() if os.name == "posix" else ()
+    for path in paths:
         pid = re.match(rf"\.?{HERE}-(\d{{1,9}})-", path.name)
         if pid and not _alive(int(pid[1])):
             with suppress(OSError):
