@@ -148,6 +148,8 @@ def test_without_webgl2_the_server_draws_the_slices(page: Page, address: str):
 def test_no_barriers(page: Page, address: str):
     """By axe-core: nothing serious, in light and dark, empty and with a result."""
     page.goto(address)
+    expect(page.locator("#sample-hippocampus")).to_be_visible(timeout=WAIT_MS)
+    expect(page).not_to_have_title("")
     for filled in (False, True):
         if filled:
             page.click("#sample-hippocampus")
