@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from app.viewers.colours import colour
 from app.viewers.slices import SIDE, Style, best_position, slices
 from iris_core.case import InputError
-from iris_core.checkpoint import write_atomically
+from iris_core.files import write_atomically
 from nnunet_adapters.masks.dicom_seg import write as dicom_seg
 
 __all__ = ["archive", "dicom_seg", "preview", "write_html"]

@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-from iris_core.checkpoint import write_atomically, write_json
+from iris_core.files import write_atomically, write_json
 from nnunet_adapters.cells import plain
 
 SAME = 0.005  # Dice: less is no difference

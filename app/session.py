@@ -16,7 +16,7 @@ from pathlib import Path
 from app.limits import GIB, Limits
 from app.results import Result
 from iris_core.case import InputError
-from iris_core.checkpoint import HERE, forget_the_dead
+from iris_core.files import HERE, forget_the_dead
 from iris_core.strategies import EncodedReference
 
 GRACE_S = 15  # a page that is loaded again finds everything as it was

@@ -5,7 +5,7 @@ from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
 from iris_core.case import InputError
-from iris_core.checkpoint import require_new, write_atomically
+from iris_core.files import require_new, write_atomically
 from weights import find_weights
 from weights.hub import CARD, HASHES, NEEDED, OPTIONAL, parse_weights
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from iris_core.case import InputError
-from iris_core.checkpoint import write_atomically
+from iris_core.files import write_atomically
 
 EXACT = 100_000  # vectors that are searched exactly; 704 numbers each take 280 MB and 20 ms. Ours
 SAMPLE = 40  # vectors a cell that the index is trained on; faiss warns below 39

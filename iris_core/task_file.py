@@ -10,8 +10,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from iris_core.case import InputError
-from iris_core.checkpoint import parse_json, write_atomically
 from iris_core.embeddings import Level, TaskEmbedding
+from iris_core.files import parse_json, write_atomically
 from iris_core.intensity import SCHEMES
 from iris_core.model.iris import Iris
 from iris_core.model.task_encoder import Task

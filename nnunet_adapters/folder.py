@@ -12,8 +12,8 @@ import numpy as np
 from tqdm import tqdm
 
 from iris_core.case import Case, InputError
-from iris_core.checkpoint import read_json, write_json
 from iris_core.embeddings import TaskEmbedding
+from iris_core.files import read_json, write_json
 from iris_core.prediction import Prediction
 from iris_core.strategies import Plan, QueryTask
 from nnunet_adapters.headers import is_scan

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from iris_core.case import Case, InputError, plain_classes
-from iris_core.checkpoint import write_atomically
+from iris_core.files import write_atomically
 from nnunet_adapters.headers import NIFTI, ending, itk_affine
 from nnunet_adapters.masks import nifti, read_mask
 from nnunet_adapters.masks.mask import Structure, smallest

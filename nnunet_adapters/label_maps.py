@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from iris_core.case import Case, InputError, LabelClass
-from iris_core.checkpoint import read_json
 from iris_core.data.cache import FILLING
+from iris_core.files import read_json
 from nnunet_adapters.images import read_reference
 
 BODY = re.compile("^(VH|SBU)_[FM]_")  # what HuBMAP puts before a structure's name: whose it is

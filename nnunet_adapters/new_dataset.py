@@ -12,7 +12,7 @@ import nibabel
 import numpy as np
 
 from iris_core.case import Case, InputError
-from iris_core.checkpoint import write_atomically
+from iris_core.files import write_atomically
 from nnunet_adapters.cells import plain
 from nnunet_adapters.masks import nifti
 from nnunet_adapters.masks.mask import Structure

@@ -11,8 +11,8 @@ from skimage.measure import label as connected
 from tqdm import tqdm
 
 from iris_core.case import InputError
-from iris_core.checkpoint import WriteError, write_atomically
 from iris_core.embeddings import TaskEmbedding
+from iris_core.files import WriteError, write_atomically
 from iris_core.geometry import extent
 from iris_core.prediction import Prediction
 from nnunet_adapters.headers import ending

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from iris_core.case import Case, InputError, LabelClass
-from iris_core.checkpoint import read_json, write_json
+from iris_core.files import read_json, write_json
 from nnunet_adapters.grid import check_same_grid
 from nnunet_adapters.headers import check_header
 from nnunet_adapters.images import ras_affine

@@ -12,7 +12,7 @@ from skimage.measure import label as connected
 from skimage.measure import marching_cubes, mesh_surface_area
 
 from iris_core.case import Case
-from iris_core.checkpoint import write_atomically, write_json
+from iris_core.files import write_atomically, write_json
 from iris_core.geometry import Orientation, extent
 from nnunet_adapters.cells import plain
 

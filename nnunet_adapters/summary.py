@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from iris_core.case import InputError
-from iris_core.checkpoint import read_json, write_atomically
+from iris_core.files import read_json, write_atomically
 from nnunet_adapters.folder import former_results
 from nnunet_adapters.grid import check_same_grid
 from nnunet_adapters.headers import check_header

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from iris_core import __version__
 from iris_core.case import InputError
-from iris_core.checkpoint import read_json
+from iris_core.files import read_json
 
 CARD = "README.md"
 NEEDED = ("config.json", "model.safetensors")

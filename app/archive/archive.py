@@ -15,7 +15,7 @@ from app.archive.engines import engine
 from app.archive.manifest import Row, check_all, checked, columns, of_part, rows
 from app.archive.places import address, is_remote, needed, put, scans_in, within
 from iris_core.case import InputError
-from iris_core.checkpoint import write_json
+from iris_core.files import write_json
 from nnunet_adapters.folder import Part
 from weights import find_weights
 

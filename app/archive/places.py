@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from iris_core.case import InputError
-from iris_core.checkpoint import write_atomically
+from iris_core.files import write_atomically
 from nnunet_adapters.folder import expand_queries
 from nnunet_adapters.headers import is_scan
 

@@ -15,7 +15,7 @@ from app.archive.manifest import Row
 from app.archive.places import address, fetch, identity, is_remote, put, read, within
 from iris_core import __version__
 from iris_core.case import InputError
-from iris_core.checkpoint import parse_json, write_json
+from iris_core.files import parse_json, write_json
 from nnunet_adapters.folder import entry_of
 from nnunet_adapters.headers import ending
 from nnunet_adapters.images import read_scan

@@ -32,7 +32,7 @@ class AtlasOfTasks:
     def run(self) -> int:
         from app.service import Service
         from app.viewers.atlas import figure, known_atlas, picture
-        from iris_core.checkpoint import write_atomically, write_json
+        from iris_core.files import write_atomically, write_json
 
         if self.output.suffix != ".html" or (self.cases is not None and self.cases < 1):
             raise InputError(f"--output must end in .html and --cases be 1 or more, got {self.output}, {self.cases}")

@@ -75,6 +75,7 @@ class Pull:
 
     def run(self) -> int:
         from iris_core import checkpoint
+        from iris_core.files import require_new, write_atomically
         from weights import hub
 
         place = hub.parse_weights(self.name)
@@ -89,14 +90,14 @@ class Pull:
             raise InputError(f"{self.name}: must be owner/name[@revision] or hf://owner/name[@revision]/file")
         commit = (found if place else found.parent).name
         if self.output:
-            checkpoint.require_new(self.output)
+            require_new(self.output)
 
             def write(temporary: Path) -> None:
                 temporary.mkdir()
                 for path in files:
                     shutil.copyfile(path, temporary / path.name)  # the cache has links
 
-            checkpoint.write_atomically(self.output, write)
+            write_atomically(self.output, write)
             found = self.output if place else self.output / found.name
         print(json.dumps({"name": self.name, "commit": commit, "path": str(found)}))
         return 0

@@ -30,8 +30,8 @@ def run_context_test(context, dataset, draws: list, pool: list[str], about: dict
     """Right and wrong references for the same queries: a table and a verdict. pool: cases of other patients."""
     from tqdm import tqdm
 
-    from iris_core.checkpoint import write_json
     from iris_core.evaluation.context import context_test, summarise_context, verdict
+    from iris_core.files import write_json
 
     pairs = [(draw.references[0], query) for draw in draws for query in draw.queries]
     work = context_test(context, dataset.case, pairs, dataset.patients, pool, context.options.seed)
@@ -55,9 +55,9 @@ def run_ablation(context, dataset, draws: list, tolerance_mm: float, about: dict
     """One-shot with all of T, and without each of its parts."""
     from tqdm import tqdm
 
-    from iris_core.checkpoint import write_json
     from iris_core.evaluation.ablation import Ablated, parts_of
     from iris_core.evaluation.protocol import evaluate, summarise
+    from iris_core.files import write_json
 
     line = "{:26} {:>7} {:>8} {:>10} {:>8}"
     queries = sum(len(draw.queries) for draw in draws)

@@ -67,7 +67,7 @@ class Train:
         from tqdm import tqdm
 
         from app.service import pick_device
-        from iris_core.checkpoint import held
+        from iris_core.files import held
         from iris_core.model.iris import PRESETS, without
         from iris_core.training.loop import TrainConfig, train
         from iris_core.training.processes import together

@@ -17,7 +17,7 @@ from app.ui.workbench import value
 from app.viewers.colours import ERRORS, colour
 from app.viewers.mesh import mesh, slice_planes
 from app.viewers.slices import PLANES, Style, grey, same_place, slices, voxel_at
-from iris_core.checkpoint import WriteError
+from iris_core.files import WriteError
 from nnunet_adapters.images import stem
 
 GALLERY_FROM = 3  # scans: below, the list is enough

@@ -6,7 +6,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from iris_core.checkpoint import write_atomically
+from iris_core.files import write_atomically
 
 QUICK = 1  # gzip's level: noise hardly shrinks further, whatever the time
 MOST = 255  # labels of a mask in the browser

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from iris_core.case import Case, InputError, LabelClass
-from iris_core.checkpoint import held, read_json, write_atomically, write_json
 from iris_core.embeddings import geometric_mean
+from iris_core.files import held, read_json, write_atomically, write_json
 from iris_core.geometry import choose_spacing, coarsen, oriented
 from iris_core.intensity import normalise
 

@@ -5,7 +5,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from iris_core import checkpoint
+from iris_core import files
 
 REFUSED, REFUSED_NAMED = "refused/", 10  # rows of log.csv; cases named at the end of a run
 
@@ -28,7 +28,7 @@ class Log:
                     row for row in csv.reader(file) if len(row) == 3 and row[0].isdigit() and int(row[0]) <= iteration
                 ]
         self._refused = Counter(row[1].removeprefix(REFUSED) for row in kept if row[1].startswith(REFUSED))
-        checkpoint.write_atomically(path, lambda temporary: _write_rows(temporary, kept))
+        files.write_atomically(path, lambda temporary: _write_rows(temporary, kept))
         self._file = open(path, "a", newline="")  # noqa: SIM115
         self._rows = csv.writer(self._file, lineterminator="\n")
         self._board = SummaryWriter(output / "tensorboard", purge_step=iteration + 1)

@@ -10,7 +10,7 @@ from pytorch_optimizer import Lamb
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from iris_core import checkpoint
+from iris_core import files
 from iris_core.case import InputError
 from iris_core.embeddings import MemoryBank
 from iris_core.model.iris import Iris, IrisConfig
@@ -69,7 +69,7 @@ class State:
             "model": json.dumps(self.model.config.to_dict()),
             "index": json.dumps(index, sort_keys=True),
         }
-        checkpoint.write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
+        files.write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
 
     def restore(self, path: Path, config, index: dict[str, dict]) -> None:
         """Go on from a file of ``save``. Raises InputError where that run had other settings or datasets."""

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from iris_core.case import InputError
-from iris_core.checkpoint import parse_json
+from iris_core.files import parse_json
 from nnunet_adapters.headers import ending
 from nnunet_adapters.masks.mask import MAX_TEXT_BYTES, Described, check_names
 

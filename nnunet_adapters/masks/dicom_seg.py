@@ -7,7 +7,7 @@ import numpy as np
 
 from iris_core import __version__
 from iris_core.case import Case, InputError
-from iris_core.checkpoint import write_atomically
+from iris_core.files import write_atomically
 from nnunet_adapters.headers import LPS_TO_RAS, most_voxels
 from nnunet_adapters.masks.dicom_files import SERIES_NUMBER, check_frame, opened, plain_name, source_slices
 from nnunet_adapters.masks.mask import Mask, Structure, check_names, found

@@ -12,7 +12,7 @@ import nibabel
 import numpy as np
 
 from iris_core.case import InputError
-from iris_core.checkpoint import write_atomically
+from iris_core.files import write_atomically
 from nnunet_adapters.headers import NIFTI
 from nnunet_adapters.masks.mask import MAX_TEXT_BYTES, Described, Structure, check_names, smallest
 from nnunet_adapters.voxels import grid_of

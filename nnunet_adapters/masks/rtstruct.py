@@ -13,7 +13,7 @@ import numpy as np
 
 from iris_core import __version__
 from iris_core.case import Case, InputError
-from iris_core.checkpoint import write_atomically
+from iris_core.files import write_atomically
 from iris_core.geometry import extent
 from nnunet_adapters.headers import LPS_TO_RAS
 from nnunet_adapters.masks.dicom_files import (

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from iris_core.case import Case, InputError
-from iris_core.checkpoint import write_atomically
+from iris_core.files import write_atomically
 from iris_core.geometry import extent
 from nnunet_adapters.headers import check_header, itk_affine
 from nnunet_adapters.masks.mask import Mask, Structure, check_names, found, refuse_overlap, smallest

@@ -41,6 +41,7 @@ MAY_IMPORT = {
 # Inside the core, a room may import itself and the rooms before it.
 LAYERS = [
     "case",
+    "files",
     "geometry",
     "registration",
     "intensity",

@@ -12,7 +12,7 @@ from app import session
 from app.results import Result
 from app.session import Sessions
 from iris_core.case import InputError
-from iris_core.checkpoint import HERE
+from iris_core.files import HERE
 
 
 def some_result(folder) -> Result:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from iris_core import checkpoint
+from iris_core import checkpoint, files
 from iris_core.case import Case, InputError, plain_classes
 from iris_core.embeddings import POSITIONS, MemoryBank, combine, thinned
 from iris_core.evaluation.metrics import dice, surface_dice
@@ -166,8 +166,8 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path):
         temporary.write_text("half")
         raise OSError("disk full")
 
-    with pytest.raises(checkpoint.WriteError, match="disk full"):
-        checkpoint.write_atomically(path, fail)
+    with pytest.raises(files.WriteError, match="disk full"):
+        files.write_atomically(path, fail)
     assert path.read_text("utf-8") == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 

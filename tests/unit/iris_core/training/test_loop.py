@@ -13,7 +13,7 @@ import pytest
 from conftest import ball, write_nifti
 from safetensors import safe_open
 
-from iris_core.checkpoint import write_json
+from iris_core.files import write_json
 from nnunet_adapters.raw import prepare_training
 
 ROOT = Path(__file__).parents[4]

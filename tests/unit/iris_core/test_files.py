@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from iris_core.case import InputError
-from iris_core.checkpoint import HERE, WriteError, forget_the_dead, held, require_new, write_atomically
 from iris_core.data.cache import read_index, write_index
+from iris_core.files import HERE, WriteError, forget_the_dead, held, require_new, write_atomically
 
 
 def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path):
