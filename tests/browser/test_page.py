@@ -52,8 +52,7 @@ def test_a_mask_from_the_page_is_that_of_the_terminal(page: Page, address: str, 
     upload(page, "masks", files / "known-mask.nii.gz")
     upload(page, "queries", files / "patient 7.nii.gz")
     page.click("#segment")
-    expect(page.locator("#status")).to_contain_text("1 of 1 queries segmented", timeout=WAIT_MS)
-    expect(page.locator("#view3d canvas").first).to_be_visible(timeout=WAIT_MS)
+    done(page, "1 of 1")  # what is drawn afterwards would take the mouse's button away
     expect(page.locator("#structures")).to_contain_text("confidence")
 
     # the wheel goes through the slices, a click moves the crosshair, and the browser is told not to store anything
@@ -74,6 +73,7 @@ def test_a_mask_from_the_page_is_that_of_the_terminal(page: Page, address: str, 
     # the surfaces turn with the mouse
     eye = page.evaluate(CAMERA)
     page.locator("#view3d").scroll_into_view_if_needed()
+    page.wait_for_timeout(500)
     box = page.locator("#view3d").bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(x, y)
