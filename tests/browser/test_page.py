@@ -10,7 +10,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from browser_page import ROOT, WAIT_MS, serve, upload, voxel
+from browser_page import ROOT, WAIT_MS, done, serve, upload, voxel
 from playwright.sync_api import Page, expect
 
 CAMERA = "document.querySelector('#view3d .js-plotly-plot').layout.scene.camera.eye"
