@@ -22,6 +22,7 @@ from iris_core.strategies import EncodedReference
 GRACE_S = 15  # a page that is loaded again finds everything as it was
 ARRIVAL_S = 3  # for the old page to be gone
 PROGRAM_S = 600  # a program, which never says that it leaves, keeps its place as long where others want it
+GONE = 10_000  # visitors whose page was closed, that are remembered
 KEPT_S = 4 * 3600  # results and uploads are deleted when the page is closed, at the latest after this
 
 
@@ -63,14 +64,18 @@ class Sessions:
         self._measured = 0.0, 0  # when, and bytes below the root
         self._keys: dict[str, str] = {}  # a browser tab's key → visitor
         self._leaving: dict[str, threading.Timer] = {}  # visitor → what will close their visit
+        self._gone: dict[str, None] = {}  # visitors whose page was closed, the last at the end
 
     def admit(self, visitor: str) -> None:
-        """Give a visitor a place, unless they have one. Raises InputError where all are taken.
+        """Give a visitor a place, unless they have one. Raises InputError where all are taken, or where their page was
+        closed: what they had asked for, and whose turn comes only now, would leave files that nobody deletes.
 
         A place that was not used for KEPT_S, by a program for PROGRAM_S, is free where it is wanted.
         """
         now, most = time.monotonic(), self.limits.visitors
         with self._lock:
+            if visitor in self._gone:
+                raise InputError("This page was closed, or lost its connection; load it again")
             wanted = visitor not in self._seen and len(self._seen) >= most
             pages = set(self._keys.values())
             running = {v for v, token in self._tokens.items() if token not in self._results}
@@ -141,11 +146,25 @@ class Sessions:
 
     def leave(self, visitor: str) -> None:
         """The visitor's page is gone: what is theirs is deleted, unless they come back within GRACE_S."""
-        timer = threading.Timer(GRACE_S, self.close, [visitor])
+        timer = threading.Timer(GRACE_S, self._forget, [visitor])
         timer.daemon = True
         with self._lock:
             self._leaving[visitor] = timer
         timer.start()
+
+    def _forget(self, visitor: str) -> None:
+        with self._lock:
+            self._gone[visitor] = None
+            for former in list(self._gone)[:-GONE]:
+                del self._gone[former]
+        self.close(visitor)
+
+    def watch(self, visitor: str) -> None:
+        """The visitor's page is there, perhaps again after it lost its connection."""
+        with self._lock:
+            self._gone.pop(visitor, None)
+            if timer := self._leaving.pop(visitor, None):
+                timer.cancel()
 
     @contextmanager
     def opened(self, visitor: str) -> Iterator[tuple[str, Path]]:

@@ -19,6 +19,7 @@ MAX_BODY = 16 * 2**20  # bytes of a request that is no upload
 # What gradio offers beside a page, and this one does not use: recordings and files of components, which no limit
 # counts, and requests to other machines.
 CLOSED = re.compile(r"/gradio_api/(process_recording|component_server|deep_link|proxy=|file[=/]https?:)")
+WATCH = re.compile(r"/gradio_api/heartbeat/([^/]+)/?")  # asked for as long as a page is open
 SCRIPT = re.compile(rb"<script\b(?![^>]*\bsrc=)[^>]*>(.*?)</script>", re.DOTALL)
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -86,7 +87,8 @@ def policy(scripts: Iterable[bytes]) -> str:
 
 
 class Room:
-    """ASGI middleware: an upload is taken where the disk has room for it, any other request where it is short."""
+    """ASGI middleware: an upload is taken where the disk has room for it, any other request where it is short. Whose
+    page is open is told to ``sessions``."""
 
     def __init__(self, app, sessions: Sessions) -> None:
         self.app, self.sessions = app, sessions
@@ -94,6 +96,8 @@ class Room:
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
+        if page := WATCH.fullmatch(scope["path"]):
+            self.sessions.watch(page[1])
         headers = Headers(scope=scope)
         length = int(headers.get("Content-Length", 0))
         refusal = None

@@ -86,6 +86,27 @@ def test_nothing_stays_of_a_run_that_fails_or_whose_visitor_leaves():
     assert not folder.exists()
 
 
+def test_a_run_whose_turn_comes_after_its_page_was_closed_leaves_nothing(monkeypatch):
+    monkeypatch.setattr(session, "GRACE_S", 0.05)
+    monkeypatch.setattr(session, "GONE", 2)
+    sessions = Sessions()
+    sessions.admit("ann")
+    sessions.leave("ann")
+    time.sleep(0.5)
+    with pytest.raises(InputError, match="page was closed"):
+        sessions.admit("ann")
+    sessions.watch("ann")  # it had only lost its connection
+    sessions.admit("ann")
+    sessions.leave("ann")
+    sessions.watch("ann")
+    time.sleep(0.5)
+    sessions.admit("ann")
+    for other in ("ann", "bob", "cleo"):
+        sessions.leave(other)
+        time.sleep(0.5)
+    sessions.admit("ann")  # two are remembered
+
+
 def test_a_result_stays_until_the_next_one_is_there():
     sessions = Sessions()
     with sessions.opened("ann") as (former, folder):
