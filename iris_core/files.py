@@ -96,6 +96,14 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder where it is missing. Raises WriteError where it cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritten(folder, error) from error
+
+
 @contextmanager
 def held(folder: Path, wait_s: float = 0) -> Iterator[None]:
     """Nobody else is in this block for the folder, on this machine. Raises InputError where somebody is, for longer

@@ -19,6 +19,7 @@ import torch
 from iris_core.case import Case, InputError
 from iris_core.checkpoint import Checkpoint
 from iris_core.embeddings import TaskEmbedding
+from iris_core.files import make_folder
 from iris_core.nearest import EXACT, Approximate, Exact
 from iris_core.strategies.base import EncodedReference
 from iris_core.strategies.image_retrieval import descriptor
@@ -56,9 +57,9 @@ def open_pool(
     date after every case, so that an interrupted run goes on.
     sources: case → what it is made from; another value means that the case has changed. The working spacing is
     chosen when the pool is first encoded, and stays. progress: called with cases done, all.
-    Raises InputError where the folder is another dataset's pool, or no case shows a class.
+    Raises InputError where the folder is another dataset's pool, or cannot be made, or where no case shows a class.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     model, pool = checkpoint.model, Pool(folder, checkpoint)
     with pool.changing() as rows:
         wanted = {"dataset": dataset, "weights_sha256": checkpoint.sha256, "grid": grid, "scheme": scheme}

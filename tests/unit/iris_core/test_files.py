@@ -9,7 +9,7 @@ import pytest
 
 from iris_core.case import InputError
 from iris_core.data.cache import read_index, write_index
-from iris_core.files import HERE, WriteError, forget_the_dead, held, require_new, write_atomically
+from iris_core.files import HERE, WriteError, forget_the_dead, held, make_folder, require_new, write_atomically
 
 
 def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path):
@@ -52,7 +52,8 @@ def test_a_long_name_can_be_written(tmp_path):
 
 def test_where_no_folder_can_be_it_is_a_message(tmp_path):
     (tmp_path / "file").write_text("")
-    for attempt in (lambda: write_atomically(tmp_path / "file" / "x.json", lambda _: None), lambda: enter(tmp_path)):
+    below = tmp_path / "file" / "x"
+    for attempt in (lambda: write_atomically(below, str), lambda: enter(tmp_path), lambda: make_folder(below)):
         with pytest.raises(WriteError, match="cannot be written"):
             attempt()
 
