@@ -155,8 +155,8 @@ class Sessions:
     def _forget(self, visitor: str) -> None:
         with self._lock:
             self._gone[visitor] = None
-            for former in list(self._gone)[:-GONE]:
-                del self._gone[former]
+            if len(self._gone) > GONE:
+                del self._gone[next(iter(self._gone))]
         self.close(visitor)
 
     def watch(self, visitor: str) -> None:

@@ -109,8 +109,8 @@ def held(folder: Path, wait_s: float = 0) -> Iterator[None]:
     """Nobody else is in this block for the folder, on this machine. Raises InputError where somebody is, for longer
     than ``wait_s``; WriteError where the folder cannot be written to."""
     lock = FileLock(folder / ".lock", timeout=wait_s)
+    make_folder(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout as error:
         raise InputError(f"{folder}: another process writes there; wait for it, or choose another folder") from error
