@@ -34,29 +34,31 @@ class WriteError(InputError):
     """What was to be written cannot be: a disk is full, a folder may only be read."""
 
 
-def _unwritten(path: Path, error: Exception) -> WriteError:
+def unwritten(path: Path, error: Exception) -> WriteError:
     reason = getattr(error, "strerror", None) or str(error).split("\n")[0][:200]
     return WriteError(f"{path}: cannot be written: {reason}; make room, or choose another place")
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write(temporary)`` make a file or a folder beside ``path``, then rename it, so that nothing half-written
-    stays; what a killed process left beside it goes with the first write into a folder. A folder must be new or empty.
+    """Let ``write(temporary)`` make a file or a folder of the same name in a hidden folder beside ``path``, then move
+    it, so that nothing half-written stays: a library's own temporary files neither. What a killed process left beside
+    it goes with the first write into a folder. A folder at ``path`` must be new or empty.
 
     Raises WriteError where it cannot be written.
     """
-    kind = "".join(path.suffixes[-2:])[-20:]  # what is written goes by it
-    temporary = path.with_name(f".{HERE}-{os.getpid()}-{threading.get_ident()}{kind}")
+    hidden = path.with_name(f".{HERE}-{os.getpid()}-{threading.get_ident()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         forget_the_dead(path.parent.resolve())
         try:
-            write(temporary)
-            os.replace(temporary, path)
+            _remove(hidden)  # by a process of the same number, long ago
+            hidden.mkdir()
+            write(hidden / path.name)
+            os.replace(hidden / path.name, path)
         finally:
-            _remove(temporary)
+            _remove(hidden)
     except (OSError, SafetensorError) as error:
-        raise _unwritten(path, error) from error
+        raise unwritten(path, error) from error
 
 
 def require_new(folder: Path) -> None:
@@ -101,7 +103,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _unwritten(folder, error) from error
+        raise unwritten(folder, error) from error
 
 
 @contextmanager
@@ -115,7 +117,7 @@ def held(folder: Path, wait_s: float = 0) -> Iterator[None]:
     except Timeout as error:
         raise InputError(f"{folder}: another process writes there; wait for it, or choose another folder") from error
     except OSError as error:
-        raise _unwritten(folder, error) from error
+        raise unwritten(folder, error) from error
     try:
         yield
     finally:

@@ -19,7 +19,7 @@ import torch
 from iris_core.case import Case, InputError
 from iris_core.checkpoint import Checkpoint
 from iris_core.embeddings import TaskEmbedding
-from iris_core.files import make_folder
+from iris_core.files import make_folder, unwritten
 from iris_core.nearest import EXACT, Approximate, Exact
 from iris_core.strategies.base import EncodedReference
 from iris_core.strategies.image_retrieval import descriptor
@@ -29,6 +29,7 @@ from iris_core.task_file import load_task, save_task
 
 INDEX = "pool.sqlite"
 TABLES = """
+BEGIN;
 CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS cases (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT UNIQUE NOT NULL,
     source TEXT NOT NULL, bytes INTEGER, descriptor BLOB);
@@ -36,7 +37,9 @@ CREATE TABLE IF NOT EXISTS classes (id INTEGER NOT NULL, name TEXT NOT NULL, val
     vector BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS class_of_case ON classes (name, id);
 CREATE INDEX IF NOT EXISTS case_of_class ON classes (id);
+COMMIT;
 """  # ids rise and are not used again: what came after an index was made is known by them
+UNWRITABLE = sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY
 BLOCK = 10_000  # vectors read at once
 IMAGE = ""  # in place of a class's name: the image as a whole
 
@@ -119,7 +122,8 @@ class Pool(Library):
 
     @contextmanager
     def changing(self) -> Iterator[sqlite3.Connection]:
-        """The tables, to write to. Raises InputError where the file is none, or its content not what was written."""
+        """The tables, to write to. Raises InputError where the file is none, or its content not what was written;
+        WriteError where it cannot be written to."""
         try:
             with closing(sqlite3.connect(self.folder / INDEX)) as rows:
                 rows.execute("PRAGMA journal_mode = WAL")
@@ -128,6 +132,8 @@ class Pool(Library):
                 yield rows
                 rows.commit()
         except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in UNWRITABLE:
+                raise unwritten(self.folder / INDEX, error) from error
             raise self.unusable(error) from error
 
     def unusable(self, why: object) -> InputError:

@@ -16,6 +16,7 @@ from random import Random
 from commands import COMMANDS
 from trials import World
 
+FAULTS = "killed", "disk full", "read only", "two at once"
 LINE = "{:16} | {:>12} | {:>12} | {:>12} | {:>12}"
 
 
@@ -24,7 +25,7 @@ def campaign(kills: int, others: int, seed: int, only: list[str]) -> int:
     lost, disks = 0, os.geteuid() == 0
     with tempfile.TemporaryDirectory(prefix="iris-faults-") as folder:
         world = World(Path(folder))
-        print("trials, losses\n" + LINE.format("command", "killed", "disk full", "read only", "two at once"))
+        print("trials, losses\n" + LINE.format("command", *FAULTS), flush=True)
         for name in only:
             random = Random(f"{seed} {name}")
             faults = (
@@ -34,12 +35,15 @@ def campaign(kills: int, others: int, seed: int, only: list[str]) -> int:
                 [partial(world.twice, name)] * others,
             )
             cells = []
-            for trials in faults:
-                losses = [loss for loss in (trial() for trial in trials) if loss]
-                for loss in losses:
-                    print(f"{name}: {loss}", file=sys.stderr, flush=True)
-                lost += len(losses)
-                cells.append(f"{len(trials)}, {len(losses)}")
+            for fault, trials in zip(FAULTS, faults, strict=True):
+                losses = 0
+                for number, trial in enumerate(trials, 1):
+                    if loss := trial():
+                        losses += 1
+                        print(f"{name}: {loss}", file=sys.stderr)
+                    print(f"{name}, {fault}: {number} of {len(trials)}, {losses} lost", file=sys.stderr, flush=True)
+                lost += losses
+                cells.append(f"{len(trials)}, {losses}")
             print(LINE.format(name, *cells), flush=True)
     print(f"losses: {lost}")
     return lost

@@ -90,6 +90,8 @@ def _content(path: Path):
         return [_lasting(row) for row in csv.DictReader(text.splitlines())]
     if name.endswith(".sqlite"):  # a pool's: its keys and pages depend on what was interrupted
         with closing(sqlite3.connect(path)) as rows:
+            if not rows.execute("SELECT name FROM sqlite_master").fetchall():
+                return [], []  # made, and nothing written to it yet
             cases = rows.execute("SELECT name, descriptor FROM cases ORDER BY name").fetchall()
             return cases, rows.execute("SELECT name, vector FROM classes ORDER BY name, vector").fetchall()
     return path.read_bytes()

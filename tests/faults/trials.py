@@ -62,13 +62,19 @@ class World:
             return failing + self._completed(name, folder, expected)
 
     def read_only(self, name: str) -> list[str]:
-        """A disk that may only be read; then it may be written too. Needs root."""
+        """A disk that may only be read; then it may be written too; then it may only be read again. Needs root."""
         expected, _ = self.expected(name)
         with self._folder("ro") as folder:
             failing = self._failing(name, folder)
             failing += [f"{left}: is left" for left in files(folder)]
             _mount(folder, "remount,rw")
-            return failing + self._completed(name, folder, expected)
+            failing += self._completed(name, folder, expected)
+            _mount(folder, "remount,ro")
+            code, said, _ = iris(COMMANDS[name].arguments(self.world, folder, again=True))
+            silent = code not in (DONE, 1, REFUSED) or "Traceback" in said or "delete it" in said
+            failing += [f"a repetition that may only read: exit code {code}: {said[-600:]}"] * silent
+            _mount(folder, "remount,rw")  # SQLite writes to read
+            return failing + differences(folder / COMMANDS[name].name, expected)
 
     def twice(self, name: str) -> list[str]:
         """Two at once with one output: both done, or one refused; the output as of one."""

@@ -13,6 +13,7 @@ import torch
 from app.cli import main
 from app.service import Service
 from iris_core.case import InputError
+from iris_core.files import WriteError
 from iris_core.strategies import STRATEGIES, Options
 from iris_core.task_file import load_task
 from nnunet_adapters.raw import open_dataset
@@ -102,6 +103,12 @@ def test_another_grid_begins_anew_and_another_dataset_is_refused(dataset, servic
     (folder / "pool.sqlite").write_text("[]" * 1000)
     with pytest.raises(InputError, match="not usable as the index of a pool"):
         service.pool(dataset, folder, "auto")
+
+
+def test_a_pool_that_cannot_be_written_to_is_not_called_damaged(dataset, service, tmp_path):
+    (tmp_path / "pool" / "pool.sqlite").mkdir(parents=True)
+    with pytest.raises(WriteError, match="sqlite: cannot be written: unable to open database file"):
+        service.pool(dataset, tmp_path / "pool", "auto")
 
 
 def test_a_case_that_shows_nothing_is_left_out(dataset, service, tmp_path):

@@ -44,6 +44,16 @@ def test_a_folder_is_written_as_a_whole(tmp_path):
         require_new(target)
 
 
+def test_what_a_library_wrote_beside_it_goes_too(tmp_path):
+    def write(temporary) -> None:  # as safetensors does before it renames
+        temporary.with_name(".tmpAbC").write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(WriteError):
+        write_atomically(tmp_path / "weights.safetensors", write)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_long_name_can_be_written(tmp_path):
     path = tmp_path / f"{'a' * 247}.nii.gz"[-255:]
     write_atomically(path, lambda temporary: temporary.write_text(temporary.name))
