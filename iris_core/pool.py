@@ -19,7 +19,7 @@ import torch
 from iris_core.case import Case, InputError
 from iris_core.checkpoint import Checkpoint
 from iris_core.embeddings import TaskEmbedding
-from iris_core.files import make_folder, unwritten
+from iris_core.files import held, unwritten
 from iris_core.nearest import EXACT, Approximate, Exact
 from iris_core.strategies.base import EncodedReference
 from iris_core.strategies.image_retrieval import descriptor
@@ -62,9 +62,8 @@ def open_pool(
     chosen when the pool is first encoded, and stays. progress: called with cases done, all.
     Raises InputError where the folder is another dataset's pool, or cannot be made, or where no case shows a class.
     """
-    make_folder(folder)
     model, pool = checkpoint.model, Pool(folder, checkpoint)
-    with pool.changing() as rows:
+    with held(folder, math.inf), pool.changing() as rows:  # a second process waits, and finds the cases encoded
         wanted = {"dataset": dataset, "weights_sha256": checkpoint.sha256, "grid": grid, "scheme": scheme}
         about = dict(rows.execute("SELECT key, value FROM about"))
         if about.get("dataset", dataset) != dataset:
@@ -89,7 +88,7 @@ def open_pool(
                 continue
             case = read(name)
             embedding = encode_at(model, case, spacing_mm, scheme, grid == "auto") if case.present() else None
-            pool.remove(rows, name)  # from here on others wait to write
+            pool.remove(rows, name)
             if embedding is None:
                 rows.execute("INSERT INTO cases (name, source) VALUES (?, ?)", (name, source))
             else:

@@ -3,7 +3,9 @@
 import csv
 import gzip
 import json
+import shutil
 import sqlite3
+import tempfile
 import zipfile
 from contextlib import closing
 from pathlib import Path
@@ -89,12 +91,19 @@ def _content(path: Path):
             raise ValueError("the last line does not end")
         return [_lasting(row) for row in csv.DictReader(text.splitlines())]
     if name.endswith(".sqlite"):  # a pool's: its keys and pages depend on what was interrupted
-        with closing(sqlite3.connect(path)) as rows:
+        with tempfile.TemporaryDirectory() as folder, closing(sqlite3.connect(_copied(path, Path(folder)))) as rows:
             if not rows.execute("SELECT name FROM sqlite_master").fetchall():
                 return [], []  # made, and nothing written to it yet
             cases = rows.execute("SELECT name, descriptor FROM cases ORDER BY name").fetchall()
             return cases, rows.execute("SELECT name, vector FROM classes ORDER BY name, vector").fetchall()
     return path.read_bytes()
+
+
+def _copied(path: Path, folder: Path) -> Path:
+    """A database where there is room, which SQLite needs to read it, with what was not yet merged into it."""
+    for part in path.parent.glob(f"{path.name}*"):
+        shutil.copy(part, folder)
+    return folder / path.name
 
 
 def _lasting(value):

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import numpy as np
@@ -84,6 +85,16 @@ def test_an_interrupted_pool_goes_on(dataset, service, tmp_path):
     assert len(before) == 3
     assert len(service.pool(dataset, folder, "auto")) == 6
     assert before.items() <= times(folder).items()
+
+
+def test_a_second_process_waits_and_finds_the_cases_encoded(dataset, service, tmp_path):
+    def encode(_) -> int:
+        encoded = []
+        service.pool(dataset, tmp_path / "pool", "auto", lambda done, of: encoded.append(times(tmp_path / "pool")))
+        return len(encoded[0])  # when it began
+
+    with ThreadPoolExecutor(2) as threads:
+        assert sorted(threads.map(encode, range(2))) == [0, 6]
 
 
 def test_a_damaged_task_file_is_made_again(dataset, service, tmp_path):
