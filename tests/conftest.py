@@ -2,11 +2,13 @@
 
 import os
 import shutil
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+sys.path.append(str(Path(__file__).parents[1]))  # last: folders of tests/unit would hide an editable installation
 
 import browser_page
 import nibabel
