@@ -203,7 +203,8 @@ class Service:
         work = forecast.work(model, embedding, query)
         voxels, voxels_if_lost = (sum(map(math.prod, shapes)) for shapes in (work.windows, work.if_lost))
         shape = max(work.windows, key=math.prod)
-        pace = work.k, work.registrations, embedding.task.memory_keys.shape[1], math.prod(shape).bit_length()
+        sizes = (math.prod(shape).bit_length(), work.voxels.bit_length(), work.samples.bit_length())
+        pace = work.k, work.registrations, embedding.task.memory_keys.shape[1], *sizes
         if pace not in self._pace:
             device = next(model.parameters()).device
             once, found = 0.0, list[Registered]()
@@ -211,7 +212,7 @@ class Service:
                 once, registered = forecast.registration_seconds(embedding, device)
                 found = [registered] * work.registrations
             window = forecast.window_seconds(model, embedding, shape, found) / math.prod(shape)
-            self._pace[pace] = window, forecast.voxel_seconds(embedding), once * work.registrations
+            self._pace[pace] = window, forecast.voxel_seconds(embedding, query), once * work.registrations
         window, voxel, registering = self._pace[pace]
         volume = voxel * work.voxels + registering
         return window * voxels + volume, work.bytes(model) / 2**30, window * voxels_if_lost + volume

@@ -10,14 +10,14 @@ import torch
 
 from iris_core.case import Case
 from iris_core.embeddings import TaskEmbedding
-from iris_core.geometry import Orientation, Scores, WorkingGrid, labels_back, window_shape
-from iris_core.inference import coarse_pass, cover
+from iris_core.geometry import Orientation, Scores, WorkingGrid, extent, labels_back
+from iris_core.inference import MARGIN, coarse_pass, cover, worth
 from iris_core.intensity import normalise
 from iris_core.model.iris import Iris, precision
+from iris_core.region import Box, Corner
 from iris_core.registration import Lattice, Registered, Scan, carry_over, register
 
-FOUND = 2 / 3  # of a window's edge: what is looked at after a coarse pass, typically. Ours
-PROBE = 64  # voxels, edge of the volume whose handling is timed
+PROBE = 64**3  # voxels of the volumes that are timed
 PATIENCE = 1.0  # seconds; a window that takes longer is timed once
 # Bytes a voxel of a window: of the encoder, by stem stride, and of the decoder for each class. From the table of peaks
 # that benchmarks/one_shot.py prints, which they meet within 6 %.
@@ -32,7 +32,7 @@ class Work:
     """What ``segment`` will do with a query.
 
     windows: shapes of all windows, the coarse pass's and the closer look's among them, if the coarse pass finds the
-    structures.
+    structures and they are as large as in the references.
     if_lost: the same if they are not there after all, which cannot be known before. k: classes. voxels: of the query.
     samples: of the logits. registrations: of the query to references.
     """
@@ -59,23 +59,40 @@ def work(model: Iris, embedding: TaskEmbedding, query: Case) -> Work:
     axes = list(Orientation.of(query.affine).axes)
     shape = tuple(query.image.shape[a] for a in axes)
     grid = WorkingGrid(shape, tuple(float(s) for s in query.spacing_mm[axes]), embedding.spacing_mm)
-    fine = [shape for _, shape in cover(model, grid)]
-    coarse, found, closer = [], fine, []
+    fine = cover(model, grid)
+    around, coarse, found = MARGIN * config.stem_stride, [], fine
     if overview := coarse_pass(model, embedding, grid):
-        coarse = [s for _, s in cover(model, WorkingGrid(grid.shape, grid.spacing_mm, overview.spacing_mm))]
-        edge = math.ceil(config.window * FOUND / config.multiple) * config.multiple
-        found = [tuple(min(n, edge) for n in fine[0])]
-    if embedding.detail and grid.fits(embedding.detail.spacing_mm):  # of what was found: a window, typically
+        coarse = cover(model, WorkingGrid(grid.shape, grid.spacing_mm, overview.spacing_mm))
+        found = cover(model, grid, *_structures(embedding, grid, around * overview.spacing_mm))
+    closer: list[tuple[Corner, Corner]] = []
+    if embedding.detail and grid.fits(embedding.detail.spacing_mm):
         finer = WorkingGrid(grid.shape, grid.spacing_mm, embedding.detail.spacing_mm)
-        closer = [window_shape(finer.working_shape, config.window, config.multiple)]
+        closer = cover(model, finer, *_structures(embedding, finer, around * finer.working_mm))
+        closer = closer if worth(closer, found, config.window) else []
+    windows, if_lost = (*coarse, *found, *closer), (*coarse, *(found if coarse else ()), *fine, *closer)
     return Work(
-        windows=(*coarse, *found, *closer),
-        if_lost=(*coarse, *(found if coarse else ()), *fine, *closer),
+        windows=tuple(shape for _, shape in windows),
+        if_lost=tuple(shape for _, shape in if_lost),
         k=len(embedding.values),
         voxels=math.prod(shape),
         samples=math.prod(grid.working_shape),
         registrations=len(embedding.references) if model.registers else 0,
     )
+
+
+def _structures(embedding: TaskEmbedding, grid: WorkingGrid, margin_mm: float) -> Box:
+    """Corners on a working grid of a box in its middle, as large as the references' structures with a margin around
+    them; of all of it where there are no references."""
+    whole, edges_mm = np.array(grid.working_shape), np.zeros(3)
+    for reference in embedding.references:
+        labels = reference.masks.labels.cpu().numpy()
+        if labels.any():  # what is thinner than half a cell is not there
+            first, last = extent(labels > 0)
+            edges_mm = np.maximum(edges_mm, (last - first) * reference.masks.lattice.cell_mm)
+    cells = np.ceil((edges_mm + 2 * margin_mm) / grid.working_mm)
+    size = np.minimum(cells, whole).astype(int) if embedding.references else whole
+    low = (whole - size) // 2
+    return tuple(low.tolist()), tuple((low + size).tolist())
 
 
 @torch.inference_mode()
@@ -84,7 +101,7 @@ def registration_seconds(embedding: TaskEmbedding, device: torch.device) -> tupl
     measured on noise; and what came of it."""
     shown = embedding.references[0].to(device)
     low, high = shown.scales[0].view
-    spacing = float((high - low).prod() ** (1 / 3)) / PROBE
+    spacing = float(((high - low).prod() / PROBE) ** (1 / 3))
     shape = [max(1, round(float(edge) / spacing)) for edge in high - low]
     noise = Scan(torch.randn(shape, device=device), (spacing,) * 3)
     started = time.perf_counter()
@@ -112,12 +129,16 @@ def window_seconds(
     return first if first > PATIENCE else min(first, decode())  # a first call also loads what it needs
 
 
-def voxel_seconds(embedding: TaskEmbedding) -> float:
-    """Seconds for each voxel of a query, beside the windows: normalising, and bringing the labels back."""
-    image = np.random.default_rng(0).random((PROBE,) * 3, np.float32)
-    scores = torch.rand(len(embedding.values), *image.shape)
+def voxel_seconds(embedding: TaskEmbedding, query: Case) -> float:
+    """Seconds for each voxel of a query, beside the windows: normalising, and bringing the labels back. Measured on
+    noise of the query's height and depth."""
+    axes = list(Orientation.of(query.affine).axes)
+    _, y, z = (query.image.shape[a] for a in axes)
+    shape = max(1, PROBE // (y * z)), y, z
+    grid = WorkingGrid(shape, tuple(float(s) for s in query.spacing_mm[axes]), embedding.spacing_mm)
+    image = np.random.default_rng(0).random(shape, np.float32)
+    scores = torch.rand(len(embedding.values), *grid.working_shape)
     started = time.perf_counter()
     normalise(image, embedding.scheme)
-    grid = WorkingGrid(image.shape, (1.0,) * 3, 1.0)
     labels_back(Scores(grid, (0, 0, 0), scores), embedding.values, embedding.overlapping)
     return (time.perf_counter() - started) / image.size

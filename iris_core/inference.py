@@ -157,14 +157,16 @@ def _closer(
     low, high = scaled(scores.grid, scores.start, found, grid, margin)
     size = tuple(b - a for a, b in zip(low, high, strict=True))
     before = cover(model, scores.grid, scores.start, np.add(scores.start, found.shape).tolist())
-    if _voxels(cover(model, grid, low, high)) > max(_voxels(before), model.config.window**3):
+    if not worth(cover(model, grid, low, high), before, model.config.window):
         return scores
     finer = window_logits(model, detail.task, volume, grid, device, registered, progress, box=(low, high))
     return replace(finer, values=(finer.values + scores.on(grid, low, size)) / 2)
 
 
-def _voxels(windows: list[tuple[Corner, Corner]]) -> int:
-    return sum(math.prod(shape) for _, shape in windows)
+def worth(closer: list[tuple[Corner, Corner]], before: list[tuple[Corner, Corner]], edge: int) -> bool:
+    """Whether windows at a finer spacing have no more voxels than those before, or than one of that edge."""
+    voxels, voxels_before = (sum(math.prod(shape) for _, shape in windows) for windows in (closer, before))
+    return voxels <= max(voxels_before, edge**3)
 
 
 def _believed(model: Iris, grid: WorkingGrid, registered: Sequence[Registered], k: int) -> Tensor:

@@ -125,3 +125,15 @@ def test_a_forecast_counts_the_windows_that_inference_takes(tiny_weights):
     scan = query(shape=(70, 60, 50))
     service.segment(embedding, scan, lambda done, of: counted.append(of))
     assert counted[0] == len(work(service.checkpoint.model, embedding, scan).windows) > 1
+
+
+def test_a_forecast_expects_structures_as_large_as_the_reference_shows(tiny_weights):
+    from iris_core.forecast import work
+
+    service, scan = Service(str(tiny_weights), "cpu"), query(shape=(160, 160, 160))
+    small = service.encode(shown())
+    masks = small.references[0].masks
+    masks = replace(masks, lattice=replace(masks.lattice, cell_mm=4 * masks.lattice.cell_mm))
+    large = replace(small, references=(replace(small.references[0], masks=masks),))
+    fewer, more = (work(service.checkpoint.model, embedding, scan) for embedding in (small, large))
+    assert len(fewer.windows) < len(more.windows) <= len(more.if_lost)
