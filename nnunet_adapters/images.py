@@ -58,8 +58,11 @@ def write_mask(labels: np.ndarray, like: Path | str, output: Path | str, structu
     """Write labels (x, y, z) in the file order of the scan ``like``, with its affine and header, atomically.
 
     structures: their names and colours go into a NIfTI; a plain NRRD or MetaImage has no place for them.
+    Raises InputError where the output's ending is of no format that is written.
     """
     like, output = Path(like), Path(output)
+    if ending(output) == ".mhd":
+        raise InputError(f"{output}: a mask is written as one file, of a .mhd there are two; choose .mha")
     if output.name.lower().endswith(NIFTI):
         nifti.write(labels, like, structures, output)
         return

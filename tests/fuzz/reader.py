@@ -30,6 +30,7 @@ from iris_core.task_file import load_task, read_about
 from nnunet_adapters.images import read_reference, read_scan, write_mask
 from nnunet_adapters.label_maps import open_label_maps
 from nnunet_adapters.masks import WRITERS
+from nnunet_adapters.outputs import output_name
 from nnunet_adapters.raw import open_dataset, split
 
 SPACE = 4 * 2**30  # address space beyond what the libraries take
@@ -67,7 +68,7 @@ def scan(name: str):
         sound(case := read_scan(folder / name))
         labels = np.zeros(case.image.shape, np.int32)
         labels[tuple(n // 2 for n in labels.shape)] = 1
-        write_mask(labels, folder / name, folder / "out" / f"result{'.nii.gz' if '.' not in name else name[4:]}")
+        write_mask(labels, folder / name, folder / "out" / output_name(folder / name))
 
     return read
 

@@ -57,6 +57,8 @@ def test_itk_formats_give_the_same_case_as_nifti(tmp_path, ending):
     assert np.allclose(other.image, nifti.image)
     assert np.allclose(other.affine, nifti.affine, atol=1e-4)
     labels = (other.image > 0).astype(np.int32)
+    with pytest.raises(InputError, match=r"mask.mhd: a mask is written as one file, .* choose .mha"):
+        write_mask(labels, tmp_path / f"scan{ending}", tmp_path / "mask.mhd")
     write_mask(labels, tmp_path / f"scan{ending}", tmp_path / "mask.mha")
     mask = sitk.ReadImage(str(tmp_path / "mask.mha"))
     assert np.allclose(mask.GetDirection(), image.GetDirection())
