@@ -76,6 +76,10 @@ class Scan:
     drawn: int = 0
     helped: int = 0
 
+    def window(self, name: str | None = None) -> tuple[float, float]:
+        """Lowest and highest intensity shown; of the first window where there is none of that name."""
+        return self.windows.get(name) or next(iter(self.windows.values()))
+
     @property
     def name(self) -> str:
         return self.source.name

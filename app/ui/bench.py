@@ -12,6 +12,8 @@ from app.ui.actions import FIELDS, Actions, in_sight
 from app.ui.tables import once_corrected, said
 from iris_core.case import InputError
 
+NO_SCAN = InputError("No scan is looked at; choose one")
+
 
 class Bench:
     """Events on uploads and results; like those of Actions, which they share sessions with."""
@@ -60,6 +62,8 @@ class Bench:
         result = self.actions.result(token)
         if not corrected:
             raise self.actions.error(InputError("Put the corrected mask here first"))
+        if scan is None:
+            raise self.actions.error(NO_SCAN)
         corrected = Path(corrected)
         self.sessions.note_uploads(request.session_hash, [corrected])
         try:
@@ -74,6 +78,8 @@ class Bench:
     def explain(self, token, scan):
         """Who found what becomes one of the ways to mark a scan."""
         result = self.actions.result(token)
+        if scan is None:
+            raise self.actions.error(NO_SCAN)
         try:
             changed = explained(self.actions.service, result.scans[scan], result.classes)
         except InputError as error:

@@ -21,6 +21,7 @@ from app.session import KEPT_S, Sessions
 from app.ui import layout
 from app.ui.actions import Actions
 from app.ui.bench import Bench
+from app.ui.choices import follow_the_result
 from app.ui.guard import Files, Guard, Room, fetch_nothing
 from app.ui.looks import CSS, HEAD, KEY, THEME
 from app.ui.programs import Programs, spell_out
@@ -133,6 +134,7 @@ def build(
         restored = [token, *shown, run.queries, run.truths, *sight, run.status, take.masks, take.extras]
         arriving(page, bench, views, sample, token, restored, show, look)
         programs(Programs(actions), shown, choose, inputs)
+        follow_the_result(page, [look.scan, look.window, look.overlay, look.structures])
         page.unload(actions.close)
     return ready(page, sessions)
 

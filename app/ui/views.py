@@ -73,12 +73,14 @@ class Views:
         result = self.actions.result(token)
         small = []
         for i, scan in enumerate(result.scans):
-            style = Style(next(iter(scan.windows.values())))
+            style = Style(scan.window())
             small.append((_saved(result, i, scan.middle, style)["axial"], scan.title))
         return gr.Gallery(small, visible=len(small) >= GALLERY_FROM)
 
     def legend(self, token, scan, kind):
         """What the colours mean, where they are not those of the structures."""
+        if scan is None:
+            return gr.skip()
         result = self.actions.result(token)
         layer = marked(result, result.scans[scan], kind)
         return gr.HTML(legend(layer), visible=list(layer.legend) != list(result.names))
@@ -107,8 +109,9 @@ class Views:
         def clicked(
             token, scan, flat, axial, coronal, sagittal, window, kind, opacity, visible, compare, at: gr.SelectData
         ):
-            result = self.actions.result(token)
-            shown = result.scans[scan]
+            if scan is None:
+                return gr.skip()
+            shown = self.actions.result(token).scans[scan]
             position = _position(shown, axial, coronal, sagittal)
             position = voxel_at(plane, tuple(at.index), shown.image.shape, shown.spacing_mm, position)
             sliders = [position[a] + 1 for a in PLANES.values()]
@@ -119,6 +122,8 @@ class Views:
     @while_kept
     def turn(self, token, scan, axial, coronal, sagittal, window, visible, planes):
         """The surfaces again."""
+        if scan is None:
+            return gr.skip()
         result = self.actions.result(token)
         shown = result.scans[scan]
         return surfaces(result, shown, _position(shown, axial, coronal, sagittal), window, visible, planes)
@@ -137,7 +142,7 @@ class Views:
         folder = shown.stem.with_name(f"{shown.stem.name}-views")
         folder.mkdir(exist_ok=True)
         name = "reference" if shown.reference else stem(shown.mask or shown.source)
-        window = next(iter(shown.windows.values()))
+        window = shown.window()
         title = f"Iris, research only. {shown.title}"
         picture, html = folder / f"{name}.png", folder / f"{name}.html"
         try:
@@ -153,7 +158,7 @@ class Views:
 
 
 def surfaces(result: Result, shown: Scan, position, window: str, visible: list[str], planes: bool):
-    cuts = slice_planes(shown.image, shown.spacing_mm, position, shown.windows[window]) if planes else ()
+    cuts = slice_planes(shown.image, shown.spacing_mm, position, shown.window(window)) if planes else ()
     return mesh(shown.labels, shown.spacing_mm, result.names, _hidden(result, visible), cuts)
 
 
@@ -162,17 +167,18 @@ def both(result: Result, scan: int, position: tuple[int, int, int], look: tuple,
     window, kind, opacity, visible = look
     shown, hidden = result.scans[scan], _hidden(result, visible)
     layer = marked(result, shown, kind)
-    shown_window = shown.windows.get(window) or next(iter(shown.windows.values()))
     colours = list(layer.legend.values())
     hidden_here = hidden if list(layer.legend) == list(result.names) else ()
-    style = Style(shown_window, opacity, kind == "outline", hidden_here, lambda i: colours[i])
+    style = Style(shown.window(window), opacity, kind == "outline", hidden_here, lambda i: colours[i])
     pictures = [*_saved(result, scan, position, style, layer).values()] if flat else [gr.skip()] * 3
     if not compare or (there := _reference(result)) is None:
         return [*pictures, None, None, None]
     other = result.scans[there]
-    window = other.windows.get(window) if window in other.windows else next(iter(other.windows.values()))
     place = same_place(position, shown.middle, shown.spacing_mm, other.middle, other.spacing_mm, other.image.shape)
-    return [*pictures, *_saved(result, there, place, Style(window, opacity, kind == "outline", hidden)).values()]
+    return [
+        *pictures,
+        *_saved(result, there, place, Style(other.window(window), opacity, kind == "outline", hidden)).values(),
+    ]
 
 
 def marked(result: Result, shown: Scan, kind: str) -> Layer:

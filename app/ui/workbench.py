@@ -45,6 +45,8 @@ class Workbench:
 
     def selected(self, event: gr.EventData, token, scan, *sliders):
         """The crosshair has moved: the sliders, which count from 1, as the viewers' positions do."""
+        if scan is None:
+            return gr.skip()
         shown = self.actions.result(token).scans[scan]
         try:
             there = event._data["id"] == identity(shown)
