@@ -27,6 +27,7 @@ from iris_core.strategies import Options
 from nnunet_adapters.folder import FAILURES
 from nnunet_adapters.images import read_scan
 
+CANCEL = "Cancel (Esc)"
 MESSAGE = {"duration": 30}  # seconds that a message stays on the page
 CHECKED = 5  # queries that are read before the run
 REPLACED = InputError("Another run of the same visitor took its place; let one end before the next")
@@ -65,14 +66,15 @@ class Actions:
         """End a run that is under way; from now on the visitor may cancel: status, cancel."""
         self._stop(request)
         self._stops[request.session_hash] = threading.Event()
-        return "", gr.Button(visible=True)
+        return "", gr.Button(CANCEL, visible=True, interactive=True)
 
-    def cancel(self, request: gr.Request) -> str:
-        """The run ends with its next step, one that waits for its turn when that comes; what is done stays."""
+    def cancel(self, request: gr.Request):
+        """The run ends with its next step, one that waits for its turn when that comes; what is done stays. The button
+        says so, and not the status, where the run may have said already that it has ended."""
         self._stop(request)
         if not self.sessions.busy(request.session_hash):
-            return said("warn", "Cancelled: when its turn comes, this run will do nothing")
-        return said("warn", "Cancelling: the step that is under way comes to its end first …")
+            return gr.Button("Cancelled: when its turn comes, this run will do nothing", interactive=False)
+        return gr.Button("Cancelling: the step that is under way comes to its end first …", interactive=False)
 
     def close(self, request: gr.Request) -> None:
         """The visitor has left: their run ends; unless they come back soon, their files are deleted."""

@@ -6,6 +6,7 @@ import gradio as gr
 from gradio.data_classes import FileData, ListFiles
 
 from app.service import Service
+from app.ui.actions import CANCEL
 from app.ui.looks import DARK
 from app.ui.tables import COLUMNS
 from app.ui.workbench import LOAD
@@ -150,7 +151,7 @@ def segment() -> SimpleNamespace:
     truths = _files("True masks of queries, to measure against (optional)", MASKS, "truths")
     with gr.Row():
         run = gr.Button("Segment (Ctrl+Enter)", variant="primary", scale=4, elem_id="segment")
-        cancel = gr.Button("Cancel (Esc)", variant="stop", visible=False, elem_id="cancel")
+        cancel = gr.Button(CANCEL, variant="stop", visible=False, elem_id="cancel")
     status = gr.HTML(EMPTY, elem_id="status", elem_classes="said")
     return SimpleNamespace(queries=queries, truths=truths, run=run, cancel=cancel, status=status)
 

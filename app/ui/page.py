@@ -199,7 +199,7 @@ def runs(actions, views, token, show, run, checks, inputs, sight: list, look, ta
     then_run(look.correct.again.click(**begin))
     for key, button in show.samples.items():
         then_run(button.click(**begin).then(actions.fill(key), None, fields, **QUIET))
-    run.cancel.click(actions.cancel, None, run.status, queue=False, **QUIET)
+    run.cancel.click(actions.cancel, None, run.cancel, queue=False, **QUIET)
 
 
 def shown_of(show) -> list:
