@@ -130,7 +130,7 @@ class Pool(Library):
                 rows.executescript(TABLES)
                 yield rows
                 rows.commit()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # what is wrong is quoted as it is, also if it is no text
             if getattr(error, "sqlite_errorcode", 0) & 0xFF in UNWRITABLE:
                 raise unwritten(self.folder / INDEX, error) from error
             raise self.unusable(error) from error

@@ -116,6 +116,15 @@ def test_another_grid_begins_anew_and_another_dataset_is_refused(dataset, servic
         service.pool(dataset, folder, "auto")
 
 
+def test_a_damaged_index_is_said_also_where_the_damage_is_no_text(dataset, service, tmp_path):
+    folder = tmp_path / "pool"
+    service.pool(dataset, folder, "auto")
+    index = folder / "pool.sqlite"
+    index.write_bytes(index.read_bytes().replace(b"CREATE TABLE cases", b"CREATE TAB\xa0E cases"))
+    with pytest.raises(InputError, match="not usable as the index of a pool"):
+        service.pool(dataset, folder, "auto")
+
+
 def test_a_pool_that_cannot_be_written_to_is_not_called_damaged(dataset, service, tmp_path):
     (tmp_path / "pool" / "pool.sqlite").mkdir(parents=True)
     with pytest.raises(WriteError, match="sqlite: cannot be written: unable to open database file"):
