@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -55,42 +55,49 @@ class Work:
 
 def work(model: Iris, embedding: TaskEmbedding, query: Case) -> Work:
     """Which windows a query needs. Raises InputError if its working grid is too large."""
-    config = model.config
-    axes = list(Orientation.of(query.affine).axes)
-    shape = tuple(query.image.shape[a] for a in axes)
-    grid = WorkingGrid(shape, tuple(float(s) for s in query.spacing_mm[axes]), embedding.spacing_mm)
+    config, grid, edges_mm = model.config, _grid(embedding, query), _edges_mm(embedding)
     fine = cover(model, grid)
     around, coarse, found = MARGIN * config.stem_stride, [], fine
     if overview := coarse_pass(model, embedding, grid):
         coarse = cover(model, WorkingGrid(grid.shape, grid.spacing_mm, overview.spacing_mm))
-        found = cover(model, grid, *_structures(embedding, grid, around * overview.spacing_mm))
+        found = cover(model, grid, *_middle(grid, edges_mm + 2 * around * overview.spacing_mm))
     closer: list[tuple[Corner, Corner]] = []
     if embedding.detail and grid.fits(embedding.detail.spacing_mm):
         finer = WorkingGrid(grid.shape, grid.spacing_mm, embedding.detail.spacing_mm)
-        closer = cover(model, finer, *_structures(embedding, finer, around * finer.working_mm))
+        closer = cover(model, finer, *_middle(finer, edges_mm + 2 * around * finer.working_mm))
         closer = closer if worth(closer, found, config.window) else []
     windows, if_lost = (*coarse, *found, *closer), (*coarse, *(found if coarse else ()), *fine, *closer)
     return Work(
         windows=tuple(shape for _, shape in windows),
         if_lost=tuple(shape for _, shape in if_lost),
         k=len(embedding.values),
-        voxels=math.prod(shape),
+        voxels=math.prod(grid.shape),
         samples=math.prod(grid.working_shape),
         registrations=len(embedding.references) if model.registers else 0,
     )
 
 
-def _structures(embedding: TaskEmbedding, grid: WorkingGrid, margin_mm: float) -> Box:
-    """Corners on a working grid of a box in its middle, as large as the references' structures with a margin around
-    them; of all of it where there are no references."""
-    whole, edges_mm = np.array(grid.working_shape), np.zeros(3)
+def _grid(embedding: TaskEmbedding, query: Case) -> WorkingGrid:
+    axes = list(Orientation.of(query.affine).axes)
+    shape = tuple(query.image.shape[a] for a in axes)
+    return WorkingGrid(shape, tuple(float(s) for s in query.spacing_mm[axes]), embedding.spacing_mm)
+
+
+def _edges_mm(embedding: TaskEmbedding) -> np.ndarray:
+    """Edges (3,) of a box as large as the structures in the references; endless where there are no references."""
+    edges_mm = np.full(3, 0.0 if embedding.references else np.inf)
     for reference in embedding.references:
         labels = reference.masks.labels.cpu().numpy()
         if labels.any():  # what is thinner than half a cell is not there
             first, last = extent(labels > 0)
             edges_mm = np.maximum(edges_mm, (last - first) * reference.masks.lattice.cell_mm)
-    cells = np.ceil((edges_mm + 2 * margin_mm) / grid.working_mm)
-    size = np.minimum(cells, whole).astype(int) if embedding.references else whole
+    return edges_mm
+
+
+def _middle(grid: WorkingGrid, edges_mm: np.ndarray) -> Box:
+    """Corners on a working grid of a box of that size in its middle, or of all of it if that is less."""
+    whole = np.array(grid.working_shape)
+    size = np.minimum(np.ceil(edges_mm / grid.working_mm), whole).astype(int)
     low = (whole - size) // 2
     return tuple(low.tolist()), tuple((low + size).tolist())
 
@@ -132,11 +139,10 @@ def window_seconds(
 def voxel_seconds(embedding: TaskEmbedding, query: Case) -> float:
     """Seconds for each voxel of a query, beside the windows: normalising, and bringing the labels back. Measured on
     noise of the query's height and depth."""
-    axes = list(Orientation.of(query.affine).axes)
-    _, y, z = (query.image.shape[a] for a in axes)
-    shape = max(1, PROBE // (y * z)), y, z
-    grid = WorkingGrid(shape, tuple(float(s) for s in query.spacing_mm[axes]), embedding.spacing_mm)
-    image = np.random.default_rng(0).random(shape, np.float32)
+    grid = _grid(embedding, query)
+    _, y, z = grid.shape
+    grid = replace(grid, shape=(max(1, PROBE // (y * z)), y, z))
+    image = np.random.default_rng(0).random(grid.shape, np.float32)
     scores = torch.rand(len(embedding.values), *grid.working_shape)
     started = time.perf_counter()
     normalise(image, embedding.scheme)
