@@ -58,7 +58,7 @@ LEAST, MOST = 10.0, 30  # seconds that passes of one kind are repeated for; of t
 
 def measure(service: Service, name: str, number: int) -> dict[str, tuple[float, float]]:
     """Every method on one pair: the same scans for all, painted ones too."""
-    wanted = 3 if name in references.SETS or name in TUMOURS else 1  # in other sets a pair is a kind of its own
+    wanted = 3 if name in references.SETS else 1  # in other sets a pair is a kind of its own
     query, *shown = several(name, number, wanted)
     pair, asked = Pair(shown[0], query), Case(query.image, query.affine, name=query.name)
     tried: dict[str, Callable] = {
