@@ -71,9 +71,9 @@ def predict(
     would cut an MR's bright half off.
 
     locate: where the field of view takes MANY_WINDOWS or more and T has an overview, a coarse pass over the whole
-    query comes first: by registration alone, then by the model for classes that registration is not sure of. Each class
-    that the pass is sure of is then looked for there alone; and if it is sure of all of them, the windows cover only
-    those places. Else, or if one of them is then not found there, they cover everything.
+    query comes first: by registration alone, then by the model too for classes that registration is not sure of. Each
+    class that the pass is sure of is then looked for there alone, where either found it; and if it is sure of all of
+    them, the windows cover only those places. Else, or if one of them is then not found there, they cover everything.
 
     closer: where T has a detail, what was found is looked at again at its finer spacing, if that takes no more than the
     windows before, or one. The answer is the mean of both.
@@ -133,7 +133,7 @@ def _locate(
     sure = sureness(logits) >= SURE_OF
     if not sure.all():
         learnt = window_logits(model, overview.task, volume, coarse, device, registered).values
-        logits = torch.where(sure[:, None, None, None], logits, learnt)
+        logits = torch.where(sure[:, None, None, None], logits, torch.maximum(logits, learnt))
         sure = sure | (sureness(learnt) >= SURE)
     return Region(Scores(coarse, (0, 0, 0), widened(logits > 0, MARGIN * model.config.stem_stride)), sure)
 

@@ -56,9 +56,12 @@ class Episode:
 class EpisodeDataset(Dataset):
     """Endless: index i is the i-th episode of the run, whatever process asks for it."""
 
-    def __init__(self, cache: Path, index: dict[str, dict], config: IrisConfig, seed: int, synthetic: float) -> None:
-        """index: the datasets to draw from, entries of the cache's. synthetic: share of synthetic episodes."""
-        self.cache, self.config, self.seed, self.synthetic = cache, config, seed, synthetic
+    def __init__(
+        self, cache: Path, index: dict[str, dict], config: IrisConfig, seed: int, synthetic: float, whole: bool = False
+    ) -> None:
+        """index: the datasets to draw from, entries of the cache's. synthetic: share of synthetic episodes. whole:
+        nothing of T is left out or made strange, and registration looks closer, as where a query is segmented."""
+        self.cache, self.config, self.seed, self.synthetic, self.whole = cache, config, seed, synthetic, whole
         self.datasets = {name: d for name, d in index.items() if d["train"]}
         self.classes = {name: [LabelClass(**c) for c in d["classes"]] for name, d in self.datasets.items()}
         self.real = [name for name, d in self.datasets.items() if d["images"]]
@@ -221,9 +224,12 @@ class EpisodeDataset(Dataset):
             seed=int(rng.integers(2**31)),
         )
         drop_registration = episode.drop_memory or rng.random() < DROP_REGISTRATION
+        if self.whole:
+            episode = replace(episode, drop_memory=False, drop_location=False, strangeness=0.0)
+            drop_registration = False
         if drop_registration or not self.config.registration:
             return episode
-        return replace(episode, carried=carried_over(episode, self.config.stem_stride))
+        return replace(episode, carried=carried_over(episode, self.config.stem_stride, closer=self.whole))
 
 
 def _without_single(first: np.ndarray, second: np.ndarray) -> list[np.ndarray]:
@@ -234,12 +240,13 @@ def _without_single(first: np.ndarray, second: np.ndarray) -> list[np.ndarray]:
     return [lookup[labels] for labels in (first, second)]
 
 
-def carried_over(episode: Episode, stride: int) -> Carried:
+def carried_over(episode: Episode, stride: int, closer: bool) -> Carried:
     """The reference's masks where registration finds them in the query. Windows are registered as whole scans are, in
-    voxels for mm; what they know of their fields of view says where one may lie in the other."""
+    voxels for mm; what they know of their fields of view says where one may lie in the other. closer: see ``prepare``.
+    """
     windows = (episode.reference, episode.reference_box), (episode.query, episode.query_box)
     reference, query = (Scan(image[0, 0], (1.0, 1.0, 1.0), _view(image, box)) for image, box in windows)
-    shown = prepare(reference, list(episode.reference_masks[0]), closer=False)
+    shown = prepare(reference, list(episode.reference_masks[0]), closer=closer)
     low, high = episode.reference_box[0]
     start = ((episode.query_box[0].mean(0) - low) / (high - low) - 0.5) * torch.tensor(episode.reference.shape[2:])
     return carry_over([register(query, shown, start)], Lattice(tuple(query.image.shape), 1.0), stride)

@@ -197,7 +197,8 @@ class Gate(nn.Module):
 
     Told by how sure both are of what they find in the window, how well they and the spatial memory agree, and how large
     it is: what a class is plays no part, so it goes for classes that no training showed. At first registration counts
-    about once and the head, which knows nothing yet, a quarter.
+    about once and the head, which knows nothing yet, a quarter; once training is over the gate is fitted
+    (``training.gate``).
     """
 
     def __init__(self, width: int = 16) -> None:
@@ -206,9 +207,19 @@ class Gate(nn.Module):
         nn.init.zeros_(self.layers[-1].weight)
         self.layers[-1].bias = nn.Parameter(torch.tensor([0.0, -2.0]))
 
-    @exact
     def forward(self, belief: Tensor, learnt: Tensor, match: Tensor) -> Tensor:
         """Logits of both and the mask that the memory propagates, (b, K, x, y, z) → (b, K, 2), between 0 and 2."""
+        return self.weigh(self.look(belief, learnt, match))
+
+    @exact
+    def weigh(self, looked: Tensor) -> Tensor:
+        """What ``look`` saw (…, 8) → (…, 2)."""
+        return 2 * self.layers(looked).sigmoid()
+
+    @staticmethod
+    @exact
+    def look(belief: Tensor, learnt: Tensor, match: Tensor) -> Tensor:
+        """As of ``forward`` → (b, K, 8)."""
         belief, learnt, match = (x.detach().float() for x in (belief, learnt, match))
         found = belief.sigmoid() * (belief > 0), learnt.sigmoid() * (learnt > 0), match
         sizes = [x.sum((2, 3, 4)) + 1 for x in found]
@@ -222,7 +233,7 @@ class Gate(nn.Module):
             sizes[0].log() / 10,
             (belief != 0).any(-1).any(-1).any(-1).float(),
         ]
-        return 2 * self.layers(torch.stack(seen, -1)).sigmoid()
+        return torch.stack(seen, -1)
 
 
 def resize(volume: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -4,6 +4,7 @@ import math
 import os
 import signal
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from iris_core.data.episodes import EpisodeDataset
 from iris_core.evaluation.protocol import Draw, draw_pairs, evaluate, summarise
 from iris_core.model.iris import Iris, IrisConfig
 from iris_core.strategies import Context
+from iris_core.training.gate import GATE_EPISODES, fit, observe
 from iris_core.training.learn import average_gradients, learn_one, learn_share, side_by_side
 from iris_core.training.log import Log
 from iris_core.training.processes import ALONE, Processes
@@ -83,7 +85,10 @@ def train(
     if resume and state_file.exists():
         state.restore(state_file, config, index)
     episodes = EpisodeDataset(cache, index, model.config, config.seed, config.synthetic)
-    loader = iter(_loader(episodes, config, state.iteration, processes))  # its workers begin at once
+    share = config.batch // processes.of
+    firsts = (i * config.batch + processes.number * share for i in range(state.iteration, config.iterations))
+    numbers = (first + i for first in firsts for i in range(share))  # of this process' episodes
+    loader = iter(_loader(episodes, numbers, config.workers))  # its workers begin at once
     log, seen = None, {}
     if processes.first:
         log, seen = Log(output, state.iteration), _seen(cache, index, model_config.window)
@@ -111,9 +116,9 @@ def train(
                 for group in state.optimiser.param_groups:
                     group["lr"] = rate
                 learn = partial(learn_one, model, device)
-                share, gradients = learn_share(pool, at_once, learn, loader, config.batch // processes.of)
+                kept, gradients = learn_share(pool, at_once, learn, loader, share)
                 norm = average_gradients(model, processes, gradients, config.batch, config.clip)
-                learnt = processes.gather(share)
+                learnt = processes.gather(kept)
                 state.iteration += 1  # from here on nothing waits for another process, which may have died
                 spoilt = 0 if math.isfinite(norm) else spoilt + 1
                 if not spoilt:
@@ -146,6 +151,17 @@ def train(
                 log.close()
                 state.elapsed = time.monotonic() - started
                 state.save(state_file, config, index)
+        if log and not stopped and model.mask_decoder.gate is not None:
+            whole = EpisodeDataset(cache, index, model.config, config.seed + 1, config.synthetic, whole=True)
+            number = min(GATE_EPISODES, state.iteration * config.batch)
+            samples = []
+            for episode in tqdm(_loader(whole, range(number), config.workers), "gate", number, unit="episode"):
+                samples += observe(state.average, device, episode)
+                if stopped := stop.received:
+                    break
+            else:
+                for each in (state.model, state.average):
+                    fit(each.mask_decoder.gate, samples)
         if log:
             _checkpoint(output, state, seen, config)
     if stopped:
@@ -158,17 +174,15 @@ def _learning_rate(config: TrainConfig, iteration: int, progress: float) -> floa
     return config.learning_rate * min(1.0, (iteration + 1) / warmup) * config.final_rate**progress
 
 
-def _loader(episodes: EpisodeDataset, config: TrainConfig, iteration: int, processes: Processes) -> DataLoader:
-    """This process' episodes from those after what is learnt already, made ahead in worker processes."""
-    share = config.batch // processes.of
-    firsts = (i * config.batch + processes.number * share for i in range(iteration, config.iterations))
+def _loader(episodes: EpisodeDataset, numbers: Iterable[int], workers: int) -> DataLoader:
+    """Episodes of these numbers, made ahead in worker processes."""
     return DataLoader(
         episodes,
-        sampler=(first + i for first in firsts for i in range(share)),
+        sampler=numbers,
         batch_size=None,
-        num_workers=config.workers,
-        prefetch_factor=8 if config.workers else None,
-        multiprocessing_context="spawn" if config.workers else None,  # forkserver outlives a killed run
+        num_workers=workers,
+        prefetch_factor=8 if workers else None,
+        multiprocessing_context="spawn" if workers else None,  # forkserver outlives a killed run
         worker_init_fn=_settle,
     )
 
