@@ -68,8 +68,9 @@ def train(
     ``resume`` goes on from it, on a CPU with the same losses as a run that never stopped (schedule by iterations).
     start_from: a checkpoint folder whose weights the run begins with. log.csv and TensorBoard files lie beside it, and
     in output/average the exponential average of the weights, which is what is validated. An iteration whose gradients
-    are not finite changes nothing (bfloat16 on a GPU: one in 160, once). processes: those that share each batch, this
-    one's number among them; a run may go on with another number of them. The first alone writes.
+    are not finite changes nothing (bfloat16 on a GPU: one in 160, once). When all is learnt the gate is fitted.
+    processes: those that share each batch, this one's number among them; a run may go on with another number of them.
+    The first alone writes.
     """
     if config.batch % processes.of:
         raise InputError(f"--batch must be a multiple of the {processes.of} processes, got {config.batch}")
@@ -153,19 +154,25 @@ def train(
                 state.save(state_file, config, index)
         if log and not stopped and model.mask_decoder.gate is not None:
             whole = EpisodeDataset(cache, index, model.config, config.seed + 1, config.synthetic, whole=True)
-            number = min(GATE_EPISODES, state.iteration * config.batch)
-            samples = []
-            for episode in tqdm(_loader(whole, range(number), config.workers), "gate", number, unit="episode"):
-                samples += observe(state.average, device, episode)
-                if stopped := stop.received:
-                    break
-            else:
-                for each in (state.model, state.average):
-                    fit(each.mask_decoder.gate, samples)
+            stopped = not _fit_gate(state, whole, config, device, stop)
         if log:
             _checkpoint(output, state, seen, config)
     if stopped:
         raise KeyboardInterrupt(f"interrupted after {state.iteration} iterations; --resume goes on")
+
+
+def _fit_gate(
+    state: State, episodes: EpisodeDataset, config: TrainConfig, device: torch.device, stop: "_StopSignal"
+) -> bool:
+    """Fit both models' gate to what their average answers. False, and nothing is fitted, where a signal came before."""
+    number, samples = min(GATE_EPISODES, state.iteration * config.batch), []
+    for episode in tqdm(_loader(episodes, range(number), config.workers), "gate", number, unit="episode"):
+        if stop.received:
+            return False
+        samples += observe(state.average, device, episode)
+    for model in (state.model, state.average):
+        fit(model.mask_decoder.gate, samples)
+    return True
 
 
 def _learning_rate(config: TrainConfig, iteration: int, progress: float) -> float:
