@@ -223,10 +223,9 @@ class EpisodeDataset(Dataset):
             strangeness=float(rng.random() * (rng.random() < STRANGE)),
             seed=int(rng.integers(2**31)),
         )
-        drop_registration = episode.drop_memory or rng.random() < DROP_REGISTRATION
         if self.whole:
             episode = replace(episode, drop_memory=False, drop_location=False, strangeness=0.0)
-            drop_registration = False
+        drop_registration = not self.whole and (episode.drop_memory or rng.random() < DROP_REGISTRATION)
         if drop_registration or not self.config.registration:
             return episode
         return replace(episode, carried=carried_over(episode, self.config.stem_stride, closer=self.whole))

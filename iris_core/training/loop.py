@@ -164,14 +164,14 @@ def train(
 def _fit_gate(
     state: State, episodes: EpisodeDataset, config: TrainConfig, device: torch.device, stop: "_StopSignal"
 ) -> bool:
-    """Fit both models' gate to what their average answers. False, and nothing is fitted, where a signal came before."""
+    """Fit both models' gate to what the average answers. False, and nothing is fitted, if a signal came before."""
     number, samples = min(GATE_EPISODES, state.iteration * config.batch), []
     for episode in tqdm(_loader(episodes, range(number), config.workers), "gate", number, unit="episode"):
         if stop.received:
             return False
         samples += observe(state.average, device, episode)
-    for model in (state.model, state.average):
-        fit(model.mask_decoder.gate, samples)
+    fit(state.average.mask_decoder.gate, samples)
+    state.model.mask_decoder.gate.load_state_dict(state.average.mask_decoder.gate.state_dict())
     return True
 
 
