@@ -10,6 +10,7 @@ a model of their own (`taskset -c 0 … --models A`, `taskset -c 1 … --models 
 """
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,10 +21,11 @@ from pairs import DATA
 from results import measure_all, rows
 from tqdm import tqdm
 
-from iris_core.model.iris import PRESETS
+from iris_core.model.iris import PRESETS, IrisConfig
 from iris_core.training.loop import TrainConfig, train
-from nnunet_adapters.raw import match_dataset, prepare_training
+from nnunet_adapters.raw import prepare_training
 
+SHAPE = replace(PRESETS["small"], window=64)
 MODELS = {  # trained on: datasets, label maps; sets tested
     "A": (
         ("101", "102", "105", "106", "108", "109", "110", "111"),
@@ -57,18 +59,21 @@ MODELS = {  # trained on: datasets, label maps; sets tested
 }
 
 
-def trained(model: str, seed: int, output: Path, minutes: float, cache: Path) -> Path:
-    folder = output / f"{model}{seed}"
+def trained(
+    folder: Path,
+    datasets: Sequence[str],
+    maps: Sequence[str],
+    minutes: float,
+    cache: Path,
+    seed: int = 0,
+    shape: IrisConfig = SHAPE,
+) -> Path:
+    """The weights in ``folder``: trained from random ones if there are none yet. maps: folders of label maps."""
     if not (folder / "done").exists():
-        identifiers = tuple(i for datasets, _, _ in MODELS.values() for i in datasets)
-        maps = tuple(DATA / "label_maps" / name for _, names, _ in MODELS.values() for name in names)
+        folders = tuple(DATA / "label_maps" / name for name in maps)
         raw, splits = DATA / "nnUNet_raw", Path("weights/splits")
-        index = prepare_training(identifiers, maps, raw, 0, splits, cache, lambda work: tqdm(work, "cache"))
-        datasets, names, _ = MODELS[model]
-        wanted = [*datasets, *(f"label_maps_{name}" for name in names)]
-        index = {name: index[name] for name in (match_dataset(i, sorted(index), cache) for i in wanted)}
+        index = prepare_training(tuple(datasets), folders, raw, 0, splits, cache, lambda work: tqdm(work, "cache"))
         config = TrainConfig(iterations=10**9, minutes=minutes, workers=1, validate_every=10**9, seed=seed)
-        shape = replace(PRESETS["small"], window=64)
         train(cache, index, folder, shape, config, torch.device("cpu"), resume=folder.exists())
         (folder / "done").touch()
     return folder / "average"
@@ -83,13 +88,15 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=8, help="of a set, at most")
     parser.add_argument("--cache", type=Path, help="shared by several outputs; default OUTPUT/cache")
     arguments = parser.parse_args()
+    cache = arguments.cache or arguments.output / "cache"
     found: dict[tuple[str, int, str], list[float]] = {}
     for seed in arguments.seeds:
         for model in arguments.models:
-            cache = arguments.cache or arguments.output / "cache"
-            weights = trained(model, seed, arguments.output, arguments.minutes, cache)
-            table = arguments.output / f"{model}{seed}.csv"
-            measure_all(str(weights), table, MODELS[model][2], arguments.pairs, parts.measure)
+            datasets, maps, sets = MODELS[model]
+            folder = arguments.output / f"{model}{seed}"
+            weights = trained(folder, datasets, maps, arguments.minutes, cache, seed)
+            table = folder.with_suffix(".csv")
+            measure_all(str(weights), table, sets, arguments.pairs, parts.measure)
             for row in rows(table):
                 found.setdefault((row["set"], seed, row["method"]), []).append(float(row["dice"]))
     seeds = "/".join(map(str, arguments.seeds))

@@ -7,6 +7,7 @@ Goes on where it stopped: what --output holds is not run again.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -38,12 +39,14 @@ def one_look(service: Service, embedding: TaskEmbedding, query: Case) -> np.ndar
 PARTS = {part.__name__: part for part in (registration, head, one_look, whole)}
 
 
-def measure(service: Service, name: str, number: int) -> dict[str, tuple[float, float]]:
+def measure(
+    service: Service, name: str, number: int, methods: Sequence[str] = tuple(PARTS)
+) -> dict[str, tuple[float, float]]:
     pair = read(name, number)
     embedding, found = service.encode(pair.reference), {}
-    for method, part in PARTS.items():
+    for method in methods:
         started = time.perf_counter()
-        labels = part(service, embedding, Case(pair.query.image, pair.query.affine, name=pair.query.name))
+        labels = PARTS[method](service, embedding, Case(pair.query.image, pair.query.affine, name=pair.query.name))
         found[method] = pair.dice(labels), time.perf_counter() - started
     return found
 
