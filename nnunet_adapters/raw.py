@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from nnunet_adapters.headers import check_header
 from nnunet_adapters.images import ras_affine
 from nnunet_adapters.label_maps import LabelMaps, open_label_maps
 from nnunet_adapters.masks.mask import check_names
+from nnunet_adapters.totalsegmentator import structure
 
 os.environ.setdefault("nnUNet_n_proc_DA", "2")  # else importing nnunetv2's configuration runs `hostname`
 
@@ -153,16 +154,16 @@ def open_dataset(identifier: str, raw_data: Path | None = None, channel: int = 0
     patients = {case: case for case in files}
     if (folder / "patients.json").is_file():
         patients |= _patients(folder / "patients.json", files)
-    scheme = get_normalization_scheme(list(channels.values())[channel])
+    ct = get_normalization_scheme(list(channels.values())[channel]) is CTNormalization
     return RawDataset(
         name=folder.name,
         folder=folder,
         files=files,
         patients=patients,
-        classes=classes,
+        classes=tuple(replace(c, name=structure(c.name, ct)) for c in classes),
         ignore=manager.ignore_label,
         channel=channel,
-        scheme="ct" if scheme is CTNormalization else "percentile",
+        scheme="ct" if ct else "percentile",
         reader=reader,
     )
 
