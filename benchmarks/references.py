@@ -20,6 +20,7 @@ from results import run
 from app.service import Service
 from iris_core.case import Case
 from iris_core.inference import carried_labels
+from iris_core.intensity import detect_scheme
 
 NUMBERS = (1, 3, 5)
 TUNED = 3
@@ -41,6 +42,7 @@ METHODS = *(f"{method} {n}" for n in NUMBERS for method in ("ensemble", "alone")
 def measure(service: Service, name: str, number: int) -> dict[str, tuple[float, float]]:
     query, *references = several(name, number, max(NUMBERS))
     pair, asked = Pair(references[0], query), Case(query.image, query.affine, name=query.name)
+    scheme = detect_scheme(references[0].image)
 
     def of(answer: Callable[[], np.ndarray]) -> tuple[float, float]:
         started = time.perf_counter()
@@ -48,11 +50,11 @@ def measure(service: Service, name: str, number: int) -> dict[str, tuple[float, 
         return pair.dice(labels), time.perf_counter() - started
 
     def tuned() -> np.ndarray:
-        return service.segment(service.plan("tuning", references[:TUNED])(asked).embedding, asked)
+        return service.segment(service.plan("tuning", references[:TUNED], scheme=scheme)(asked).embedding, asked)
 
     found = {}
     for n in NUMBERS:
-        embedding = service.plan("ensemble", references[:n])(asked).embedding
+        embedding = service.plan("ensemble", references[:n], scheme=scheme)(asked).embedding
         found[f"ensemble {n}"] = of(lambda task=embedding: service.segment(task, asked))
         found[f"alone {n}"] = of(lambda task=embedding: carried_labels(service.checkpoint.model, task, asked))
     return found | {f"tuning {TUNED}": of(tuned)}
