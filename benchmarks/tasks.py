@@ -3,8 +3,8 @@ that learnt for equal minutes from 1, 3, 6 and 11 datasets; and from 11 with 0, 
 
     python benchmarks/tasks.py --output runs/tasks [--minutes 12] [--models "1 datasets" …] [--figure docs/tasks.png]
 
-Left out of all are a CT, an MR and an ultrasound; vertebrae and a prostate are also in the torso's CT, which all but the
-first model saw. No label maps: what a model paints, it paints from its own datasets.
+Left out of all are a CT, an MR and an ultrasound; vertebrae and a prostate are also in the torso's CT, which all but
+the first model saw. No label maps: what a model paints, it paints from its own datasets.
 Dice is the head's, without registration, and the whole's, on the pairs of pairs.json; registration alone learns
 nothing. Goes on where it stopped; give each of two processes a core and models of their own, then ask for the table.
 """
