@@ -18,7 +18,7 @@ import numpy as np
 import parts
 import torch
 from pairs import DATA
-from results import measure_all, rows
+from results import means, measure_all, rows
 from tqdm import tqdm
 
 from iris_core.model.iris import PRESETS, IrisConfig
@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="shared by several outputs; default OUTPUT/cache")
     arguments = parser.parse_args()
     cache = arguments.cache or arguments.output / "cache"
-    found: dict[tuple[str, int, str], list[float]] = {}
+    found: dict[tuple[str, int, str], float] = {}
     for seed in arguments.seeds:
         for model in arguments.models:
             datasets, maps, sets = MODELS[model]
@@ -97,16 +97,15 @@ def main() -> None:
             weights = trained(folder, datasets, maps, arguments.minutes, cache, seed)
             table = folder.with_suffix(".csv")
             measure_all(str(weights), table, sets, arguments.pairs, parts.measure)
-            for row in rows(table):
-                found.setdefault((row["set"], seed, row["method"]), []).append(float(row["dice"]))
+            found |= {(name, seed, part): dice for (name, part), dice in means(rows(table)).items()}
     seeds = "/".join(map(str, arguments.seeds))
     print(f"{'one-shot Dice, seeds ' + seeds:24s}" + "".join(f"{part:>21s}" for part in parts.PARTS))
-    means = []
+    of_sets = []
     for name in dict.fromkeys(name for name, _, _ in found):
-        by_seed = [[np.mean(found[name, seed, part]) for seed in arguments.seeds] for part in parts.PARTS]
-        means.append(np.mean(by_seed, 1))
+        by_seed = [[found[name, seed, part] for seed in arguments.seeds] for part in parts.PARTS]
+        of_sets.append(np.mean(by_seed, 1))
         print(f"{name:24s}" + "".join(f"{'/'.join(f'{v:.3f}' for v in values):>21s}" for values in by_seed))
-    print(f"{'mean of sets':24s}" + "".join(f"{mean:21.3f}" for mean in np.mean(means, 0)))
+    print(f"{'mean of sets':24s}" + "".join(f"{mean:21.3f}" for mean in np.mean(of_sets, 0)))
 
 
 if __name__ == "__main__":

@@ -49,6 +49,14 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def means(results: list[dict[str, str]], column: str = "dice") -> dict[tuple[str, str], float]:
+    """(set, method) → mean of a column."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for row in results:
+        found.setdefault((row["set"], row["method"]), []).append(float(row[column]))
+    return {key: float(np.mean(values)) for key, values in found.items()}
+
+
 def table(results: list[dict[str, str]], methods: list[str]) -> str:
     """Mean Dice, and seconds a pair, of each method on each set."""
     lines = [
@@ -57,22 +65,19 @@ def table(results: list[dict[str, str]], methods: list[str]) -> str:
         + "   seconds"
         + "".join(f"{m:>11s}" for m in methods)
     ]
-    means: list[list[float]] = []
+    of_sets: list[list[float]] = []
+    by_column = [means(results, column) for column in ("dice", "seconds")]
     for name in dict.fromkeys(row["set"] for row in results):
-        of_set = {m: [r for r in results if r["set"] == name and r["method"] == m] for m in methods}
-        n = max(map(len, of_set.values()))
-        values = [
-            [float(np.mean([float(r[key]) for r in of_set[m]])) if of_set[m] else np.nan for m in methods]
-            for key in ("dice", "seconds")
-        ]
-        means.append([*values[0], *values[1]])
+        n = len({row["pair"] for row in results if row["set"] == name})
+        values = [[found.get((name, m), np.nan) for m in methods] for found in by_column]
+        of_sets.append([*values[0], *values[1]])
         lines.append(
             f"{name:24s} {n:5d}"
             + "".join(f"{v:12.3f}" for v in values[0])
             + " " * 10
             + "".join(f"{v:11.2f}" for v in values[1])
         )
-    mean, k = np.mean(means, 0), len(methods)
+    mean, k = np.mean(of_sets, 0), len(methods)
     lines.append(
         f"{'mean of sets':24s}      "
         + "".join(f"{v:12.3f}" for v in mean[:k])

@@ -18,7 +18,7 @@ import numpy as np
 from leave_out import SHAPE, trained
 from matplotlib.figure import Figure
 from parts import measure
-from results import measure_all, rows
+from results import means, measure_all, rows
 
 SETS = "head-neck CT", "vertebrae", "prostate US"
 ORDER = "4", "101", "103", "102", "104", "105", "106", "108", "109", "110", "113"  # each number takes the first ones
@@ -31,7 +31,7 @@ MODELS = {  # datasets trained on, query tokens
 ALONE, *LEARNT = PARTS = "registration", "head", "whole"
 
 
-def figure(means: dict[str, dict[str, float]], path: Path) -> None:
+def figure(of_models: dict[str, dict[str, float]], path: Path) -> None:
     """Dice against datasets, and against query tokens; means over the sets."""
     drawn = Figure(figsize=(9, 3.4), layout="constrained")
     axes = drawn.subplots(1, 2, sharey=True)
@@ -42,7 +42,7 @@ def figure(means: dict[str, dict[str, float]], path: Path) -> None:
         ("datasets trained on", "query tokens"),
         strict=True,
     ):
-        shown = {n: means[model] for n, model in models.items() if model in means}
+        shown = {n: of_models[model] for n, model in models.items() if model in of_models}
         for part in LEARNT:
             axis.plot(list(shown), [of[part] for of in shown.values()], marker="o", label=part)
         alone = [of[ALONE] for of in shown.values()]
@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="shared by several outputs; default OUTPUT/cache")
     parser.add_argument("--figure", type=Path, help="a picture of the table")
     arguments = parser.parse_args()
-    cache, means = arguments.cache or arguments.output / "cache", {}
+    cache, of_models = arguments.cache or arguments.output / "cache", {}
     print(f"{'one-shot Dice':14s}" + "".join(f"{name:>26s}" for name in (*SETS, "mean of sets")))
     print(" " * 14 + f"{'head':>13s}{'whole':>13s}" * (len(SETS) + 1))
     for model in arguments.models:
@@ -72,16 +72,14 @@ def main() -> None:
         weights = trained(folder, datasets, (), arguments.minutes, cache, shape=replace(SHAPE, query_tokens=tokens))
         table = folder.with_suffix(".csv")
         measure_all(str(weights), table, SETS, arguments.pairs, partial(measure, methods=PARTS))
-        dice = {(name, part): [] for name in SETS for part in PARTS}
-        for row in rows(table):
-            dice[row["set"], row["method"]].append(float(row["dice"]))
-        by_set = [{part: float(np.mean(dice[name, part])) for part in PARTS} for name in SETS]
-        means[model] = {part: float(np.mean([of[part] for of in by_set])) for part in PARTS}
-        scores = [of[part] for of in (*by_set, means[model]) for part in LEARNT]
+        dice = means(rows(table))
+        by_set = [{part: dice[name, part] for part in PARTS} for name in SETS]
+        of_models[model] = {part: float(np.mean([of[part] for of in by_set])) for part in PARTS}
+        scores = [of[part] for of in (*by_set, of_models[model]) for part in LEARNT]
         print(f"{model:14s}" + "".join(f"{score:13.3f}" for score in scores), flush=True)
-    print(f"registration alone: {means[arguments.models[0]][ALONE]:.3f} in the mean of sets")
+    print(f"registration alone: {of_models[arguments.models[0]][ALONE]:.3f} in the mean of sets")
     if arguments.figure:
-        figure(means, arguments.figure)
+        figure(of_models, arguments.figure)
 
 
 if __name__ == "__main__":
