@@ -155,12 +155,15 @@ def open_dataset(identifier: str, raw_data: Path | None = None, channel: int = 0
     if (folder / "patients.json").is_file():
         patients |= _patients(folder / "patients.json", files)
     ct = get_normalization_scheme(list(channels.values())[channel]) is CTNormalization
+    classes = tuple(replace(c, name=structure(c.name, ct)) for c in classes)
+    if len(names := {c.name for c in classes}) < len(classes):
+        raise InputError(f"{folder / 'dataset.json'}: two labels are one structure, found {sorted(names)}; rename one")
     return RawDataset(
         name=folder.name,
         folder=folder,
         files=files,
         patients=patients,
-        classes=tuple(replace(c, name=structure(c.name, ct)) for c in classes),
+        classes=classes,
         ignore=manager.ignore_label,
         channel=channel,
         scheme="ct" if ct else "percentile",

@@ -6,7 +6,7 @@ nothing else.
 
 import re
 
-NUMBERED = re.compile(r"totalseg_(\d+)")
+NUMBERED = re.compile("totalseg_([0-9]{3})")
 
 
 def _numbered(name: str, first: int, last: int) -> list[str]:

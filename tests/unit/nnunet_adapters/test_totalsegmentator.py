@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from iris_core.case import InputError
 from nnunet_adapters.raw import open_dataset
 from nnunet_adapters.totalsegmentator import CT, MR, structure
 
@@ -38,3 +39,7 @@ def test_a_dataset_that_numbers_its_structures_shows_their_names(raw_data, tmp_p
     for modality, name in (("CT", "duodenum"), ("MRI", "vertebrae")):
         path.write_text(json.dumps(description | {"channel_names": {"0": modality}}), "utf-8")
         assert [c.name for c in open_dataset("901", tmp_path).classes] == [name, "core"]
+    description["labels"] = {"background": 0, "totalseg_005": 1, "liver": 4}
+    path.write_text(json.dumps(description), "utf-8")
+    with pytest.raises(InputError, match=r"dataset\.json: two labels are one structure"):
+        open_dataset("901", tmp_path)
