@@ -8,7 +8,7 @@ in two groups, so that models A and B of a seed cover them all: each saw neither
 Models are the preset `small` with a window of 64 voxels, so that minutes tell something. Give each of two processes a
 core and a model of their own (`taskset -c 0 … --models A`, `taskset -c 1 … --models B`), then ask for the table.
 
-Model C leaves out a CT and an MR alone, for an hour or more: `--models C --seeds 0 --minutes 60`.
+Model C leaves out a CT and an MR alone, for an hour or more: `--models C --seeds 0 --minutes 65`.
 """
 
 import argparse
